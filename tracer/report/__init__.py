@@ -1,0 +1,1 @@
+"""One file per form of output; each takes results and prints them, and knows nothing of how they came about."""
