@@ -1,0 +1,132 @@
+"""The engine: all pairs of two sets of intervals that overlap, with bounded memory.
+
+Intervals are closed and live in sequence space (u64): every begin and every end of a trace has a number
+of its own, so "overlaps" is exact and needs no clock. Two intervals overlap if, and only if, one of them
+begins while the other one is open. Pairs where b begins inside a, and pairs where a begins strictly
+inside b, are two disjoint classes, and each is one binary search in one sorted array: O((n + m) log(n +
+m) + pairs), also if an interval lasts as long as the trace.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FOREVER = np.uint64(2**64 - 1)
+"""Sequence number of an end that never came."""
+
+MAX_BYTE = 2**63 - 1
+"""Largest offset a file can have; byte ranges saturate here."""
+
+CHUNK = 1 << 20
+"""Pairs in one chunk, unless told: 16 MiB of indices."""
+
+U64 = npt.NDArray[np.uint64]
+I64 = npt.NDArray[np.int64]
+Operations = npt.NDArray[np.void]
+"""Structured array of `tracer.operations.OPERATION`."""
+
+
+def sequence_ends(ops: Operations) -> U64:
+    """`seq_end` of every operation (n,), with `FOREVER` for those in flight."""
+    ends: U64 = ops["seq_end"]
+    return np.where(ends == 0, FOREVER, ends)
+
+
+def range_ends(offset: I64, length: I64) -> I64:
+    """First byte behind each range (n,); saturates at `MAX_BYTE`. A negative length counts as none."""
+    length = np.maximum(length, 0)
+    room = MAX_BYTE - np.maximum(offset, 0)
+    return np.where(length > room, MAX_BYTE, offset + np.minimum(length, room))
+
+
+def dense_groups(*columns: npt.NDArray[Any]) -> I64:
+    """Number rows by the combination of their columns: (n,) ids from 0, equal exactly where all columns
+    are.""" ids = np.zeros(len(columns[0]), np.int64) for column in columns:
+        values, inverse = np.unique(column, return_inverse=True)
+        # Renumbering after every column keeps the product below n * n, whatever the values are.
+        _, ids = np.unique(ids * max(len(values), 1) + inverse, return_inverse=True)
+    return ids
+
+
+def overlapping(
+    begin_a: U64,
+    end_a: U64,
+    begin_b: U64,
+    end_b: U64,
+    *,
+    group_a: I64 | None = None,
+    group_b: I64 | None = None,
+    chunk: int = CHUNK,
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Yield every pair (i, j) for which [begin_a[i], end_a[i]] and [begin_b[j], end_b[j]] overlap, each once.
+
+    With groups (dense ids from 0, such as those of `dense_groups`), only pairs of the same group are
+    found, and only they cost anything. A chunk is a pair of index arrays of the same length, 1 to
+    `chunk`. The order of the pairs is the same for the same input, and otherwise unspecified.
+
+    Raises ValueError where an interval ends before it begins.
+    """
+    if chunk < 1:
+        raise ValueError("a chunk holds at least one pair")
+    if np.any(end_a < begin_a) or np.any(end_b < begin_b):
+        raise ValueError("an interval ends before it begins")
+    if (group_a is None) != (group_b is None):
+        raise ValueError("groups are for both sides or for none")
+    if group_a is not None and group_b is not None:
+        begin_a, end_a, begin_b, end_b = _separate(begin_a, end_a, begin_b, end_b, group_a, group_b)
+    order_b = np.argsort(begin_b, kind="stable")
+    sorted_b = begin_b[order_b]
+    first = np.searchsorted(sorted_b, begin_a, side="left")
+    last = np.searchsorted(sorted_b, end_a, side="right")
+    for row, position in _expand(first, last, chunk):
+        yield row, order_b[position]
+    order_a = np.argsort(begin_a, kind="stable")
+    sorted_a = begin_a[order_a]
+    first = np.searchsorted(sorted_a, begin_b, side="right")
+    last = np.searchsorted(sorted_a, end_b, side="right")
+    for row, position in _expand(first, last, chunk):
+        yield order_a[position], row
+
+
+def _separate(
+    begin_a: U64,
+    end_a: U64,
+    begin_b: U64,
+    end_b: U64,
+    group_a: I64,
+    group_b: I64,
+) -> tuple[U64, U64, U64, U64]:
+    """Move every group to a stretch of the number line of its own, so that groups cannot overlap.
+
+    Numbers become ranks first: sequence space is 64 bits wide, and there would be no room for groups
+    beside it.
+    """
+    values, ranks = np.unique(np.concatenate([begin_a, end_a, begin_b, end_b]), return_inverse=True)
+    group = np.concatenate([group_a, group_a, group_b, group_b])
+    moved = group.astype(np.uint64) * np.uint64(max(len(values), 1)) + ranks.astype(np.uint64)
+    n, m = len(begin_a), len(begin_b)
+    return moved[:n], moved[n : 2 * n], moved[2 * n : 2 * n + m], moved[2 * n + m :]
+
+
+def _expand(
+    first: npt.NDArray[np.int64], last: npt.NDArray[np.int64], chunk: int
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Yield (row, position) for every position in [first[row], last[row]), at most `chunk` at a time.
+
+    A chunk is a stretch of pair numbers, not of rows: a row with many pairs is cut wherever a chunk ends.
+    """
+    counts = np.maximum(last - first, 0)
+    ends = np.cumsum(counts)
+    total = int(ends[-1]) if len(ends) else 0
+    starts = ends - counts
+    for low in range(0, total, chunk):
+        high = min(low + chunk, total)
+        rows = slice(
+            int(np.searchsorted(ends, low, side="right")), int(np.searchsorted(ends, high, side="left")) + 1
+        )
+        taken = np.minimum(ends[rows], high) - np.maximum(starts[rows], low)
+        row = np.repeat(np.arange(rows.start, rows.stop), taken)
+        number = np.arange(low, high)
+        yield row, first[row] + (number - starts[row])
