@@ -42,8 +42,9 @@ def range_ends(offset: I64, length: I64) -> I64:
 
 
 def dense_groups(*columns: npt.NDArray[Any]) -> I64:
-    """Number rows by the combination of their columns: (n,) ids from 0, equal exactly where all columns
-    are.""" ids = np.zeros(len(columns[0]), np.int64) for column in columns:
+    """Number rows by the combination of their columns: (n,) ids from 0, equal where all columns are."""
+    ids = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
         values, inverse = np.unique(column, return_inverse=True)
         # Renumbering after every column keeps the product below n * n, whatever the values are.
         _, ids = np.unique(ids * max(len(values), 1) + inverse, return_inverse=True)
