@@ -1,0 +1,160 @@
+"""What a user of the library holds: create, open, and the disk."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from blockstack import qcow2, raw
+from blockstack.aio import ENGINES
+from blockstack.errors import ImageError
+from blockstack.fallocate import BEHAVIOURS
+from blockstack.file_posix import FilePosix
+from blockstack.journal import Journal
+from blockstack.node import Buffer, Node
+from blockstack.strategies import STRATEGIES, Strategy
+
+MAX_BACKING_DEPTH = 64
+"""Images in a backing chain; a loop is longer than that."""
+
+_HEADER_BYTES = 65536
+
+T = TypeVar("T")
+
+
+class Disk:
+    """An open disk. Any number of calls may be awaited at once; offsets and lengths are bytes of any alignment.
+
+    Errors are `OSError` with errno, or `ImageError` for what is wrong with the image.
+    """
+
+    def __init__(self, node: Node, file: FilePosix) -> None:
+        self.node = node
+        self.file = file
+
+    @property
+    def length(self) -> int:
+        """Size of the disk in bytes."""
+        return self.node.length
+
+    async def preadv(self, offset: int, length: int) -> bytes:
+        """Read `length` bytes at `offset`."""
+        return await self.node.preadv(offset, length)
+
+    async def pwritev(self, offset: int, buffers: Sequence[Buffer]) -> None:
+        """Write `buffers` one behind the other at `offset`."""
+        await self.node.pwritev(offset, buffers)
+
+    async def pwrite_zeroes(self, offset: int, length: int, unmap: bool = False) -> None:
+        """Make a range read as zeroes; `unmap` allows giving the space back."""
+        await self.node.pwrite_zeroes(offset, length, unmap=unmap)
+
+    async def pdiscard(self, offset: int, length: int) -> None:
+        """Say that a range is no longer needed. This driver keeps the data (QEMU: discard=ignore, its default)."""
+        await self.node.pdiscard(offset, length)
+
+    async def flush(self) -> None:
+        """Make everything acknowledged so far stable."""
+        await self.node.flush()
+
+
+async def create(
+    filename: str | Path,
+    size: int,
+    *,
+    format: str = "qcow2",
+    cluster_size: int = 65536,
+    backing_file: str | None = None,
+    backing_format: str | None = None,
+) -> None:
+    """Make an image of `size` bytes. Raises ImageError for impossible options, OSError from the file system."""
+    if format == "qcow2":
+        if backing_file is not None and backing_format is None:
+            raise ImageError("a backing file needs its format named")
+        qcow2.create(
+            Path(filename),
+            size,
+            cluster_size=cluster_size,
+            backing_file=backing_file,
+            backing_format=backing_format,
+        )
+    elif format == "raw":
+        raw.create(Path(filename), size)
+    else:
+        raise ImageError(f"unknown image format {format!r}: qcow2 or raw")
+
+
+@asynccontextmanager
+async def open_disk(
+    filename: str | Path,
+    format: str | None = None,
+    *,
+    aio: str = "native",
+    strategy: str | Strategy = "serialise",
+    read_only: bool = False,
+    direct: bool = True,
+    fallocate: str = "kernel",
+    journal: Journal | None = None,
+    stand_in: bool = False,
+) -> AsyncIterator[Disk]:
+    """Open an image; leaving the context waits for what is in flight, writes back and closes.
+
+    `format` None looks at the content: qcow2 by its magic, else raw. `strategy` is a name or an instance, `direct`
+    means O_DIRECT, `fallocate` is `kernel` or `legacy-xfs`; `journal` and `stand_in` are the file node's.
+    Raises ImageError, OSError, ValueError for an unknown name.
+    """
+    if isinstance(strategy, str):
+        strategy = _lookup("strategy", STRATEGIES, strategy)
+    _lookup("AIO engine", ENGINES, aio)
+    _lookup("fallocate behaviour", BEHAVIOURS, fallocate)
+    file = FilePosix(
+        Path(filename),
+        aio=aio,
+        strategy=strategy,
+        read_only=read_only,
+        direct=direct,
+        fallocate=fallocate,
+        journal=journal,
+        stand_in=stand_in,
+    )
+    node = await _open_format(Path(filename), file, format, read_only, depth=0)
+    disk = Disk(node, file)
+    try:
+        yield disk
+    finally:
+        await node.close()
+
+
+async def _open_format(path: Path, file: FilePosix, format: str | None, read_only: bool, depth: int) -> Node:
+    """The node for `format` on an open file node, which it owns from then on."""
+    try:
+        if format not in (None, "qcow2", "raw"):
+            raise ImageError(f"unknown image format {format!r}: qcow2 or raw")
+        head = await file.preadv(0, min(file.length, _HEADER_BYTES))
+        if format == "raw" or (format is None and head[:4] != qcow2.header.MAGIC):
+            file.growable = False
+            return file
+        header = qcow2.Header.parse(head, file.length)
+        backing = await _open_backing(path, file, header, depth) if header.backing_file else None
+        return await qcow2.Qcow2.open(header, file, backing, read_only=read_only)
+    except BaseException:
+        await file.close()
+        raise
+
+
+async def _open_backing(path: Path, file: FilePosix, header: qcow2.Header, depth: int) -> Node:
+    if depth >= MAX_BACKING_DEPTH:
+        raise ImageError(f"the backing chain has more than {MAX_BACKING_DEPTH} images, or is a loop")
+    if header.backing_format not in ("qcow2", "raw"):
+        # Probing would let the guest of a raw image choose which of the host's files is opened (CVE-2008-2004).
+        raise ImageError(f"the format of the backing file is {header.backing_format or 'not recorded'}: qcow2 or raw")
+    target = path.parent / (header.backing_file or "")
+    backing_file = FilePosix(target, aio="threads", strategy=file.strategy, read_only=True, direct=False)
+    return await _open_format(target, backing_file, header.backing_format, True, depth + 1)
+
+
+def _lookup(what: str, names: Mapping[str, T], name: str) -> T:
+    try:
+        return names[name]
+    except KeyError:
+        raise ValueError(f"unknown {what} {name!r}: one of {', '.join(names)}") from None

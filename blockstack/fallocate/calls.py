@@ -1,0 +1,79 @@
+"""fallocate(2), ftruncate(2) and fdatasync(2) of one file, each in the thread pool, each told to the journal.
+
+QEMU runs these in its thread pool whatever the AIO mode (block/file-posix.c, raw_thread_pool_submit): that is what
+lets a fallocate race with io_submit.
+"""
+
+import asyncio
+import ctypes
+import errno
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from blockstack.journal import Journal, Kind
+
+FALLOC_FL_KEEP_SIZE = 0x01
+FALLOC_FL_PUNCH_HOLE = 0x02
+FALLOC_FL_ZERO_RANGE = 0x10
+
+WORKERS = 16
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+class FileCalls:
+    """System calls on `fd` in a pool of `WORKERS` threads."""
+
+    def __init__(self, fd: int, journal: Journal | None = None) -> None:
+        self._fd = fd
+        self.journal = journal
+        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="fallocate")
+
+    def size(self) -> int:
+        """i_size in bytes, now."""
+        return os.fstat(self._fd).st_size
+
+    async def run(self, call: Callable[[], None]) -> None:
+        """Run `call` in the pool."""
+        await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+    def fallocate(self, mode: int, offset: int, length: int, request: int) -> None:
+        """fallocate(2), in the calling thread. Raises OSError."""
+
+        def call() -> None:
+            while _libc.fallocate(self._fd, mode, offset, length) != 0:
+                code = ctypes.get_errno()
+                if code != errno.EINTR:
+                    raise OSError(code, f"fallocate: {os.strerror(code)}")
+
+        self._journalled(Kind.FALLOCATE, offset, length, mode, request, call)
+
+    def ftruncate(self, size: int, request: int) -> None:
+        """ftruncate(2), in the calling thread. Raises OSError."""
+        self._journalled(Kind.TRUNCATE, size, 0, 0, request, lambda: os.ftruncate(self._fd, size))
+
+    async def fdatasync(self) -> None:
+        """fdatasync(2) in the pool. Raises OSError."""
+        await self.run(lambda: os.fdatasync(self._fd))
+
+    def close(self) -> None:
+        """End the worker threads."""
+        self._pool.shutdown()
+
+    def _journalled(
+        self, kind: Kind, offset: int, length: int, flags: int, request: int, call: Callable[[], None]
+    ) -> None:
+        if self.journal is None:
+            call()
+            return
+        entry = self.journal.begin(kind, offset, length, request=request, flags=flags, size=self.size())
+        result = 0
+        try:
+            call()
+        except OSError as error:
+            result = -(error.errno or errno.EIO)
+            raise
+        finally:
+            self.journal.end(entry, result, size=self.size())

@@ -1,0 +1,159 @@
+"""The file node: a regular file under O_DIRECT, an AIO engine, and fallocate in a thread pool (QEMU:
+block/file-posix.c).
+"""
+
+import errno
+import mmap
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from blockstack.aio import ENGINES, Engine
+from blockstack.buffers import BufferPool
+from blockstack.fallocate import BEHAVIOURS, FallocateBehaviour, FileCalls
+from blockstack.fallocate.calls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
+from blockstack.filesystem import is_xfs
+from blockstack.journal import Journal, RequestFlag
+from blockstack.node import Buffer, Node
+from blockstack.requests import TrackedRequest
+from blockstack.strategies import Strategy
+
+MAX_TRANSFER = 16 << 20
+"""Bytes of one read or write; a longer request is split."""
+
+_UNSUPPORTED = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV)
+
+
+class FilePosix(Node):
+    """One open file. `is_xfs` and `linux_aio` are what strategies go by.
+
+    `stand_in` makes both true whatever the host has: the file then stands in for one on XFS with aio=native, so that a
+    host without XFS can still show what the XFS-only strategies do.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        aio: str,
+        strategy: Strategy,
+        read_only: bool = False,
+        direct: bool = True,
+        fallocate: str = "kernel",
+        journal: Journal | None = None,
+        stand_in: bool = False,
+    ) -> None:
+        """Open `path`. Raises OSError: ENOENT, EACCES, EINVAL where O_DIRECT is refused, EISDIR, ENOTSUP for no
+        file.
+        """
+        access = os.O_RDONLY if read_only else os.O_RDWR
+        self._fd = os.open(path, access | os.O_CLOEXEC | (os.O_DIRECT if direct else 0))
+        try:
+            status = os.fstat(self._fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.ENOTSUP, "not a regular file", str(path))
+            super().__init__(
+                status.st_size,
+                request_alignment=_probe_alignment(self._fd) if direct else 1,
+                read_only=read_only,
+                journal=journal,
+            )
+            self._engine: Engine = ENGINES[aio](self._fd, journal)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self.growable = True
+        self.strategy = strategy
+        self._journal = journal
+        self._calls = FileCalls(self._fd, journal)
+        self._behaviour: FallocateBehaviour = BEHAVIOURS[fallocate](self._calls)
+        self._buffers = BufferPool()
+        self.is_xfs = stand_in or self._behaviour.emulates_xfs or is_xfs(self._fd)
+        self.linux_aio = stand_in or aio == "native"
+        self._has_write_zeroes = self._has_discard = self._has_fallocate = True
+
+    async def _preadv(self, request: TrackedRequest, offset: int, length: int) -> bytes:
+        parts = []
+        for at in range(offset, offset + length, MAX_TRANSFER):
+            count = min(MAX_TRANSFER, offset + length - at)
+            buffer = self._buffers.get(count)
+            done = await self._engine.pread(buffer, count, at)
+            # A short read is the end of the file: what lies behind it reads as zeroes (QEMU: bdrv_aligned_preadv).
+            parts.append(bytes(buffer.view[:done]).ljust(count, b"\0"))
+            self._buffers.put(buffer)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _pwritev(self, request: TrackedRequest, offset: int, buffers: Sequence[Buffer]) -> None:
+        if sum(len(buffer) for buffer in buffers) > MAX_TRANSFER:
+            data = memoryview(b"".join(buffers))
+            for at in range(0, len(data), MAX_TRANSFER):
+                await self._pwrite(request, offset + at, [data[at : at + MAX_TRANSFER]])
+        else:
+            await self._pwrite(request, offset, buffers)
+
+    async def _pwrite(self, request: TrackedRequest, offset: int, buffers: Sequence[Buffer]) -> None:
+        buffer, length = self._buffers.gather(buffers)
+        await self._behaviour.begin_write()
+        try:
+            await self._engine.pwrite(buffer, length, offset, request.id)
+        finally:
+            self._behaviour.end_write()
+        # Not after an exception: a cancelled write may still be in flight on the buffer.
+        self._buffers.put(buffer)
+
+    async def _pwrite_zeroes(self, request: TrackedRequest, offset: int, length: int, *, unmap: bool) -> None:
+        """Zero with fallocate(2), in the order of QEMU's raw_do_pwrite_zeroes and handle_aiocb_write_zeroes (7.2)."""
+        if offset + length > self.length:
+            if request.entry is not None:
+                request.entry.flags |= RequestFlag.POST_EOF
+            await self.strategy.order_post_eof_zero_write(request, self)
+        if self._has_write_zeroes:
+            if await self._try_fallocate(FALLOC_FL_ZERO_RANGE, offset, length, request):
+                return
+            self._has_write_zeroes = False
+        if self._has_discard and self._has_fallocate:
+            if await self._try_fallocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length, request):
+                if await self._try_fallocate(0, offset, length, request):
+                    return
+                self._has_fallocate = False
+            else:
+                self._has_discard = False
+        if self._has_fallocate and offset >= self._calls.size():
+            if await self._try_fallocate(0, offset, length, request):
+                return
+            self._has_fallocate = False
+        raise OSError(errno.ENOTSUP, "no fallocate on this file system")
+
+    async def _try_fallocate(self, mode: int, offset: int, length: int, request: TrackedRequest) -> bool:
+        """Whether the file system did it; False where it does not support the mode. Raises other OSErrors."""
+        try:
+            await self._behaviour.fallocate(mode, offset, length, request.id)
+        except OSError as error:
+            if error.errno in _UNSUPPORTED:
+                return False
+            raise
+        return True
+
+    async def _flush(self) -> None:
+        await self._calls.fdatasync()
+
+    async def _close(self) -> None:
+        self._engine.close()
+        self._calls.close()
+        os.close(self._fd)
+
+
+def _probe_alignment(fd: int) -> int:
+    """Smallest block that O_DIRECT reads, in bytes (QEMU: raw_probe_alignment tries reads of growing size)."""
+    with mmap.mmap(-1, 4096) as area, memoryview(area) as view:
+        for alignment in (512, 1024, 2048):
+            try:
+                with view[:alignment] as part:
+                    os.preadv(fd, [part], 0)
+                    # At the end of file no alignment is checked: only a read that could return data tells.
+                    if os.fstat(fd).st_size >= alignment:
+                        return alignment
+            except OSError:
+                continue
+    return 4096

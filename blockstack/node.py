@@ -1,0 +1,177 @@
+"""A node of the block graph: one byte-granular interface over drivers with alignment, limits and a length.
+
+What QEMU's block/io.c does for every driver is done here once: bounds, tracking, waiting for conflicting requests,
+read-modify-write of unaligned requests, the fallback of zero-writes to plain writes, and the growth of the length when
+a request that extends it has finished. A driver implements the four `_` methods for aligned requests.
+"""
+
+import errno
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from blockstack.journal import Journal
+from blockstack.requests import MAX_LENGTH, RequestTracker, RequestType, TrackedRequest
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+ZERO_CHUNK = 1 << 20
+"""Largest zero buffer of the fallback, in bytes."""
+
+
+class Node(ABC):
+    """Base of all drivers. `length` is in bytes; `request_alignment` is a power of two."""
+
+    def __init__(
+        self,
+        length: int,
+        *,
+        request_alignment: int = 1,
+        read_only: bool = False,
+        journal: Journal | None = None,
+    ) -> None:
+        self.length = length
+        self.request_alignment = request_alignment
+        self.read_only = read_only
+        self.growable = False
+        self.tracker = RequestTracker(journal)
+
+    # The driver's part. Offsets and lengths are multiples of request_alignment.
+
+    @abstractmethod
+    async def _preadv(self, request: TrackedRequest, offset: int, length: int) -> bytes:
+        """Read exactly `length` bytes; what lies beyond the data reads as zeroes."""
+
+    @abstractmethod
+    async def _pwritev(self, request: TrackedRequest, offset: int, buffers: Sequence[Buffer]) -> None:
+        """Write all buffers one behind the other."""
+
+    async def _pwrite_zeroes(self, request: TrackedRequest, offset: int, length: int, *, unmap: bool) -> None:
+        """Zero a range without carrying the zeroes. Raises OSError(ENOTSUP) where the driver cannot."""
+        raise OSError(errno.ENOTSUP, "no efficient zero-write")
+
+    @abstractmethod
+    async def _flush(self) -> None:
+        """Make everything that was acknowledged stable."""
+
+    @abstractmethod
+    async def _close(self) -> None:
+        """Write back and release; called with nothing in flight."""
+
+    def known_zero(self, offset: int, length: int) -> bool:
+        """Whether the range is known, without I/O, to read as zeroes. False means "not known"."""
+        return offset >= self.length
+
+    # The generic part.
+
+    async def preadv(self, offset: int, length: int) -> bytes:
+        """Read `length` bytes at `offset`. Raises OSError(EINVAL) outside the node, or the driver's error."""
+        self._check(offset, length, extend=False)
+        if length == 0:
+            return b""
+        start, end = self._align(offset, offset + length)
+        async with self.tracker.track(TrackedRequest(offset, length, RequestType.READ)) as request:
+            await self.tracker.wait_serialising(request)
+            data = await self._preadv(request, start, end - start)
+        return data if len(data) == length else data[offset - start : offset - start + length]
+
+    async def pwritev(self, offset: int, buffers: Sequence[Buffer], *, metadata: bool = False) -> None:
+        """Write `buffers` one behind the other at `offset`.
+
+        An unaligned request is padded by reading what surrounds it; it is serialising then, as the bytes around it
+        would otherwise be written back stale (QEMU: bdrv_padding_rmw_read). Raises OSError.
+        """
+        length = sum(len(buffer) for buffer in buffers)
+        self._check(offset, length, extend=self.growable)
+        self._check_writable()
+        if length == 0:
+            return
+        async with self.tracker.track(TrackedRequest(offset, length, RequestType.WRITE, metadata=metadata)) as request:
+            start, end = self._align(offset, offset + length)
+            padded = (start, end) != (offset, offset + length)
+            if padded:
+                request.make_serialising(self.request_alignment)
+            await self.tracker.wait_serialising(request)
+            if padded:
+                buffers = await self._pad(request, start, end, buffers)
+            await self._pwritev(request, start, buffers)
+            self._wrote(offset + length)
+
+    async def pwrite_zeroes(
+        self, offset: int, length: int, *, unmap: bool = False, fallback: bool = True, metadata: bool = False
+    ) -> None:
+        """Zero a range; with `fallback`, by writing zeroes where the driver has nothing better.
+
+        Without `fallback` (QEMU: BDRV_REQ_NO_FALLBACK) OSError(ENOTSUP) says that the range would have to be written.
+        """
+        self._check(offset, length, extend=self.growable)
+        self._check_writable()
+        if length == 0:
+            return
+        start, end = self._align_inwards(offset, offset + length)
+        if (start, end) != (offset, offset + length):
+            if not fallback:
+                raise OSError(errno.ENOTSUP, "unaligned zero-write")
+            if start >= end:
+                await self.pwritev(offset, [bytes(length)], metadata=metadata)
+                return
+            await self.pwritev(offset, [bytes(start - offset)], metadata=metadata)
+            await self.pwrite_zeroes(start, end - start, unmap=unmap, metadata=metadata)
+            await self.pwritev(end, [bytes(offset + length - end)], metadata=metadata)
+            return
+        async with self.tracker.track(
+            TrackedRequest(offset, length, RequestType.ZERO_WRITE, metadata=metadata)
+        ) as request:
+            await self.tracker.wait_serialising(request)
+            try:
+                await self._pwrite_zeroes(request, offset, length, unmap=unmap)
+            except OSError as error:
+                if not fallback or error.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP):
+                    raise
+                for at in range(offset, offset + length, ZERO_CHUNK):
+                    await self._pwritev(request, at, [bytes(min(ZERO_CHUNK, offset + length - at))])
+            self._wrote(offset + length)
+
+    async def pdiscard(self, offset: int, length: int) -> None:
+        """Accept a discard and keep the data, which a discard permits (QEMU: discard=ignore, its default)."""
+        self._check(offset, length, extend=False)
+        self._check_writable()
+
+    async def flush(self) -> None:
+        """Make everything acknowledged so far stable. Raises OSError."""
+        await self._flush()
+
+    async def close(self) -> None:
+        """Wait for what is in flight, write back, release. Raises OSError where writing back fails."""
+        await self.tracker.drain()
+        await self._close()
+
+    def _wrote(self, end: int) -> None:
+        # QEMU: bdrv_co_write_req_finish raises total_sectors when the request has finished, not before.
+        self.length = max(self.length, end)
+
+    def _check(self, offset: int, length: int, *, extend: bool) -> None:
+        limit = MAX_LENGTH if extend else self.length
+        if offset < 0 or length < 0 or offset + length > limit:
+            raise OSError(errno.EINVAL, f"request of {length} bytes at {offset} outside of {self.length} bytes")
+
+    def _check_writable(self) -> None:
+        if self.read_only:
+            raise OSError(errno.EACCES, "node is read-only")
+
+    def _align(self, start: int, end: int) -> tuple[int, int]:
+        return start - start % self.request_alignment, end + -end % self.request_alignment
+
+    def _align_inwards(self, start: int, end: int) -> tuple[int, int]:
+        return start + -start % self.request_alignment, end - end % self.request_alignment
+
+    async def _pad(self, request: TrackedRequest, start: int, end: int, buffers: Sequence[Buffer]) -> list[Buffer]:
+        """Surround `buffers` with what the first and last block hold, so that they fill [start, end)."""
+        align = self.request_alignment
+        head_length, tail_length = request.offset - start, end - request.end
+        padded = list(buffers)
+        if head_length:
+            padded.insert(0, (await self._preadv(request, start, align))[:head_length])
+        if tail_length:
+            padded.append((await self._preadv(request, end - align, align))[align - tail_length :])
+        return padded

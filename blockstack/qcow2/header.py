@@ -1,0 +1,202 @@
+"""The qcow2 header (docs/interop/qcow2.rst of QEMU): parsed with limits, refused by name where this driver cannot
+follow.
+"""
+
+import struct
+from dataclasses import dataclass
+
+from blockstack.errors import ImageError
+
+MAGIC = b"QFI\xfb"
+V2_LENGTH = 72
+V3_LENGTH = 104
+MAX_L1_BYTES = 32 << 20
+"""QEMU: QCOW_MAX_L1_SIZE."""
+MAX_REFTABLE_BYTES = 8 << 20
+"""QEMU: QCOW_MAX_REFTABLE_SIZE."""
+MAX_BACKING_NAME = 1023
+"""QEMU refuses longer names ("Backing file name too long")."""
+
+OFLAG_COPIED = 1 << 63
+OFLAG_COMPRESSED = 1 << 62
+OFLAG_ZERO = 1
+OFFSET_MASK = 0x00FFFFFFFFFFFE00
+"""Bits 9 to 55 of an L1 or L2 entry: the host offset in bytes."""
+
+_INCOMPATIBLE = {
+    0: "the image is marked dirty: run `qemu-img check -r all` on it",
+    1: "the image is marked corrupt",
+    2: "an external data file is not supported",
+    3: "zstd compression is not supported",
+    4: "extended L2 entries (subclusters) are not supported",
+}
+_V2 = struct.Struct(">4sIQIIQIIQQIIQ")
+_V3_TAIL = struct.Struct(">QQQII")
+_EXTENSION = struct.Struct(">II")
+_EXTENSION_END = 0
+_EXTENSION_BACKING_FORMAT = 0xE2792ACA
+
+
+@dataclass(slots=True)
+class Header:
+    """Offsets and sizes in bytes unless a name says clusters or entries."""
+
+    version: int
+    cluster_bits: int
+    size: int
+    l1_entries: int
+    l1_offset: int
+    refcount_table_offset: int
+    refcount_table_clusters: int
+    snapshots: int = 0
+    refcount_order: int = 4
+    backing_file: str | None = None
+    backing_format: str | None = None
+
+    @property
+    def cluster_size(self) -> int:
+        """Bytes of a cluster."""
+        return 1 << self.cluster_bits
+
+    @property
+    def l2_entries(self) -> int:
+        """Entries of one L2 table, which fills one cluster."""
+        return self.cluster_size // 8
+
+    @property
+    def l1_needed(self) -> int:
+        """L1 entries that `size` takes."""
+        return -(-self.size // (self.cluster_size * self.l2_entries))
+
+    def pack(self) -> bytes:
+        """The header with its extensions and the backing file name, as at offset 0 of the image."""
+        extensions = b""
+        if self.backing_format is not None:
+            name = self.backing_format.encode()
+            extensions += _EXTENSION.pack(_EXTENSION_BACKING_FORMAT, len(name)) + name.ljust(
+                -(-len(name) // 8) * 8, b"\0"
+            )
+        extensions += _EXTENSION.pack(_EXTENSION_END, 0)
+        backing = (self.backing_file or "").encode()
+        if len(backing) > MAX_BACKING_NAME:
+            raise ImageError("the name of the backing file is longer than 1023 bytes")
+        backing_offset = V3_LENGTH + len(extensions) if backing else 0
+        return (
+            _V2.pack(
+                MAGIC,
+                self.version,
+                backing_offset,
+                len(backing),
+                self.cluster_bits,
+                self.size,
+                0,
+                self.l1_entries,
+                self.l1_offset,
+                self.refcount_table_offset,
+                self.refcount_table_clusters,
+                0,
+                0,
+            )
+            + _V3_TAIL.pack(0, 0, 0, self.refcount_order, V3_LENGTH)
+            + extensions
+            + backing
+        )
+
+    @classmethod
+    def parse(cls, data: bytes, file_length: int) -> "Header":
+        """Parse the first bytes of an image (one cluster of at most 64 KiB is enough). Raises ImageError."""
+        if len(data) < V2_LENGTH or data[:4] != MAGIC:
+            raise ImageError("not a qcow2 image")
+        (
+            _,
+            version,
+            backing_offset,
+            backing_length,
+            cluster_bits,
+            size,
+            crypt_method,
+            l1_entries,
+            l1_offset,
+            refcount_table_offset,
+            refcount_table_clusters,
+            snapshots,
+            _,
+        ) = _V2.unpack_from(data)
+        if version not in (2, 3):
+            raise ImageError(f"unsupported qcow2 version {version}")
+        if not 9 <= cluster_bits <= 21:
+            raise ImageError(f"cluster size 2^{cluster_bits} is outside of 512 B to 2 MiB")
+        if crypt_method:
+            raise ImageError("encrypted images are not supported")
+        refcount_order, header_length = 4, V2_LENGTH
+        if version == 3:
+            if len(data) < V3_LENGTH:
+                raise ImageError("the header is cut off")
+            incompatible, _, _, refcount_order, header_length = _V3_TAIL.unpack_from(data, V2_LENGTH)
+            _refuse_features(incompatible)
+            if header_length < V3_LENGTH or header_length > (1 << cluster_bits):
+                raise ImageError(f"header length {header_length} is impossible")
+        if refcount_order != 4:
+            raise ImageError("refcounts of other than 16 bits are not supported")
+        header = cls(
+            version,
+            cluster_bits,
+            size,
+            l1_entries,
+            l1_offset,
+            refcount_table_offset,
+            refcount_table_clusters,
+            snapshots,
+        )
+        header.backing_format = _backing_format(data, header_length, backing_offset)
+        if backing_offset:
+            if backing_length > MAX_BACKING_NAME or backing_offset + backing_length > min(
+                len(data), header.cluster_size
+            ):
+                raise ImageError("the name of the backing file lies outside of the header cluster")
+            name = data[backing_offset : backing_offset + backing_length]
+            header.backing_file = name.decode("utf-8", "surrogateescape")
+        header._validate(file_length)
+        return header
+
+    def _validate(self, file_length: int) -> None:
+        if self.size > 2**63 - 1 - self.cluster_size:
+            raise ImageError("the disk size overflows")
+        if self.l1_entries * 8 > MAX_L1_BYTES:
+            raise ImageError("the L1 table is larger than 32 MiB")
+        if self.l1_entries < self.l1_needed:
+            raise ImageError("the L1 table is too small for the disk")
+        if self.refcount_table_clusters * self.cluster_size > MAX_REFTABLE_BYTES:
+            raise ImageError("the refcount table is larger than 8 MiB")
+        if not self.refcount_table_clusters:
+            raise ImageError("there is no refcount table")
+        tables = [
+            ("L1 table", self.l1_offset, self.l1_entries * 8),
+            ("refcount table", self.refcount_table_offset, self.refcount_table_clusters * self.cluster_size),
+        ]
+        for what, offset, length in tables:
+            if length and (offset % self.cluster_size or not self.cluster_size <= offset < file_length):
+                raise ImageError(f"the {what} lies at an impossible offset ({offset})")
+            if offset + length > 2**56:
+                raise ImageError(f"the {what} lies beyond the largest file")
+
+
+def _refuse_features(incompatible: int) -> None:
+    for bit in range(64):
+        if incompatible >> bit & 1:
+            raise ImageError(_INCOMPATIBLE.get(bit, f"unknown incompatible feature (bit {bit})"))
+
+
+def _backing_format(data: bytes, at: int, end: int) -> str | None:
+    end = end or len(data)
+    while at + _EXTENSION.size <= min(end, len(data)):
+        kind, length = _EXTENSION.unpack_from(data, at)
+        at += _EXTENSION.size
+        if kind == _EXTENSION_END:
+            return None
+        if length > end - at:
+            raise ImageError("a header extension is longer than the header")
+        if kind == _EXTENSION_BACKING_FORMAT:
+            return data[at : at + length].decode("ascii", "replace")
+        at += -(-length // 8) * 8
+    return None

@@ -1,0 +1,267 @@
+"""The qcow2 node: reads, writes, copy-on-write and flush of an open image (QEMU: block/qcow2.c,
+block/qcow2-cluster.c).
+"""
+
+import asyncio
+import errno
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from blockstack.errors import ImageError
+from blockstack.file_posix import FilePosix
+from blockstack.node import Buffer, Node
+from blockstack.qcow2.header import Header
+from blockstack.qcow2.mapping import Mapping
+from blockstack.qcow2.refcounts import Refcounts
+from blockstack.requests import TrackedRequest
+
+MAX_WORKERS = 8
+"""Parts of one guest request that run at the same time (QEMU: QCOW2_MAX_WORKERS)."""
+
+
+@dataclass(slots=True, eq=False)
+class Allocation:
+    """Newly allocated clusters from allocation until they are linked (QEMU: QCowL2Meta). Offsets and lengths in
+    bytes.
+    """
+
+    guest_cluster: int
+    clusters: int
+    host: int
+    guest_offset: int
+    head: int  # bytes of the first cluster before the guest's data
+    tail: int  # bytes of the last cluster behind it
+    stale: int = 0
+    zeroed: bool = False
+    dependents: list["asyncio.Future[None]"] = field(default_factory=list)
+
+
+class Qcow2(Node):
+    """An open qcow2 image over a file node, and possibly a backing node."""
+
+    def __init__(self, header: Header, file: FilePosix, backing: Node | None, *, read_only: bool) -> None:
+        super().__init__(header.size, read_only=read_only)
+        self.header = header
+        self.file = file
+        self.backing = backing
+        self.refcounts = Refcounts(header, file)
+        self.mapping = Mapping(header, file, self.refcounts)
+        self.allocations: list[Allocation] = []
+        self._lock = asyncio.Lock()
+
+    @classmethod
+    async def open(cls, header: Header, file: FilePosix, backing: Node | None, *, read_only: bool) -> "Qcow2":
+        """Load the tables. Raises ImageError, OSError."""
+        if header.snapshots and not read_only:
+            raise ImageError("the image has internal snapshots: writing it is not supported, open it read-only")
+        image = cls(header, file, backing, read_only=read_only)
+        await image.refcounts.load()
+        await image.mapping.load()
+        return image
+
+    # Reading
+
+    async def _preadv(self, request: TrackedRequest, offset: int, length: int) -> bytes:
+        size = self.header.cluster_size
+        parts = []
+        at, end = offset, offset + length
+        while at < end:
+            async with self._lock:
+                run = await self.mapping.run(at // size, -(-end // size) - at // size)
+            count = min(end, (at // size + run.clusters) * size) - at
+            if run.host is not None:
+                parts.append(await self._read_host(run.host + at % size, count))
+            elif run.zero:
+                parts.append(bytes(count))
+            else:
+                parts.append(await self._read_backing(at, count))
+            at += count
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _read_host(self, offset: int, length: int) -> bytes:
+        # Behind the end of the file an allocated cluster reads as zeroes (QEMU: bdrv_aligned_preadv).
+        readable = max(0, min(length, self.file.length - offset))
+        data = await self.file.preadv(offset, readable) if readable else b""
+        return data.ljust(length, b"\0")
+
+    async def _read_backing(self, offset: int, length: int) -> bytes:
+        if self.backing is None or offset >= self.backing.length:
+            return bytes(length)
+        data = await self.backing.preadv(offset, min(length, self.backing.length - offset))
+        return data.ljust(length, b"\0")
+
+    # Writing
+
+    async def _pwritev(self, request: TrackedRequest, offset: int, buffers: Sequence[Buffer]) -> None:
+        """Allocate part by part, and run the parts side by side (QEMU: qcow2_co_pwritev_part)."""
+        data = memoryview(buffers[0] if len(buffers) == 1 else b"".join(buffers))
+        at, end = offset, offset + len(data)
+        host, count, allocation = await self._host_offset(at, end - at)
+        if count == len(data):
+            await self._write_part(data, host, allocation)
+            return
+        workers = asyncio.Semaphore(MAX_WORKERS)
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            while True:
+                part = data[at - offset : at - offset + count]
+                tasks.append(asyncio.create_task(self._write_limited(workers, part, host, allocation)))
+                at += count
+                if at == end:
+                    break
+                host, count, allocation = await self._host_offset(at, end - at)
+        finally:
+            # Every part ends before the request does, also when one has failed.
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _write_limited(
+        self, workers: asyncio.Semaphore, data: memoryview, host: int, allocation: Allocation | None
+    ) -> None:
+        async with workers:
+            await self._write_part(data, host, allocation)
+
+    async def _host_offset(self, offset: int, length: int) -> tuple[int, int, Allocation | None]:
+        """Where the first part of a write goes (QEMU: qcow2_alloc_host_offset).
+
+        Returns host offset and length of the part in bytes, and its allocation where the clusters are new. Waits for an
+        allocation in flight of the same clusters.
+        """
+        while True:
+            async with self._lock:
+                count, dependency = self._dependency(offset, length)
+                if dependency is None:
+                    return await self._host_offset_locked(offset, count)
+                done = asyncio.get_running_loop().create_future()
+                dependency.dependents.append(done)
+            await done
+
+    def _dependency(self, offset: int, length: int) -> tuple[int, Allocation | None]:
+        """How much of the write no allocation in flight touches, and whom to wait for if none (QEMU:
+        handle_dependencies).
+        """
+        size = self.header.cluster_size
+        for other in self.allocations:
+            start = other.guest_cluster * size
+            end = start + other.clusters * size
+            if offset + length <= start or offset >= end:
+                continue
+            if offset >= start:
+                return 0, other
+            length = start - offset
+        return length, None
+
+    async def _host_offset_locked(self, offset: int, length: int) -> tuple[int, int, Allocation | None]:
+        size = self.header.cluster_size
+        first, last = offset // size, -(-(offset + length) // size)
+        run = await self.mapping.run(first, last - first)
+        if run.host is not None and await self.mapping.writable(first):
+            count = min(length, (first + run.clusters) * size - offset)
+            return run.host + offset % size, count, None
+        if run.host is not None:
+            raise ImageError(f"guest cluster {first} is shared with a snapshot: writing it is not supported")
+        # The L2 table comes first, as in QEMU's get_cluster_table: linking needs no allocation then.
+        await self.mapping.table_for_write(first)
+        host, clusters = await self.refcounts.allocate(run.clusters)
+        count = min(length, (first + clusters) * size - offset)
+        allocation = Allocation(
+            guest_cluster=first,
+            clusters=clusters,
+            host=host,
+            guest_offset=offset,
+            head=offset % size,
+            tail=-(offset + count) % size,
+            stale=run.stale,
+            zeroed=run.zero,
+        )
+        self.allocations.append(allocation)
+        return host + offset % size, count, allocation
+
+    async def _write_part(self, data: memoryview, host: int, allocation: Allocation | None) -> None:
+        """Zero or copy what surrounds the data, write it, link the clusters (QEMU: qcow2_co_pwritev_task)."""
+        if allocation is None:
+            await self.file.pwritev(host, [data])
+            return
+        linked = False
+        try:
+            if not (allocation.head or allocation.tail) or await self._alloc_space(allocation):
+                await self.file.pwritev(host, [data])
+            else:
+                await self._write_merged(allocation, data)
+            async with self._lock:
+                await self.mapping.link(allocation.guest_cluster, allocation.host, allocation.clusters)
+                linked = True
+                if allocation.stale:
+                    await self.refcounts.free(allocation.stale, 1)
+        finally:
+            # The refcounts go back before anybody can see the allocation gone.
+            if not linked:
+                async with self._lock:
+                    await self.refcounts.free(allocation.host, allocation.clusters)
+            self.allocations.remove(allocation)
+            for dependent in allocation.dependents:
+                if not dependent.done():
+                    dependent.set_result(None)
+
+    async def _alloc_space(self, allocation: Allocation) -> bool:
+        """Zero all new clusters with one zero-write, instead of writing zeroes around the data.
+
+        QEMU: handle_alloc_space (c8bb23cbdbe32f, v4.1). Returns whether the copy-on-write can be skipped; a zero-write
+        that would have to fall back (ENOTSUP, EAGAIN) means that it cannot.
+        """
+        if not self.file.strategy.uses_alloc_space(self.file) or not self._copies_only_zeroes(allocation):
+            return False
+        try:
+            await self.file.pwrite_zeroes(
+                allocation.host, allocation.clusters * self.header.cluster_size, fallback=False
+            )
+        except OSError as error:
+            if error.errno in (errno.ENOTSUP, errno.EOPNOTSUPP, errno.EAGAIN):
+                return False
+            raise
+        return True
+
+    def _copies_only_zeroes(self, allocation: Allocation) -> bool:
+        """Whether everything around the data is known to be zero (QEMU: is_zero_cow)."""
+        if allocation.zeroed or self.backing is None:
+            return True
+        start = allocation.guest_cluster * self.header.cluster_size
+        return self.backing.known_zero(start, allocation.clusters * self.header.cluster_size)
+
+    async def _write_merged(self, allocation: Allocation, data: memoryview) -> None:
+        """Copy-on-write and guest data in one write (QEMU: merge_cow, perform_cow)."""
+        start = allocation.guest_cluster * self.header.cluster_size
+        head = tail = b""
+        if allocation.head:
+            head = await self._read_old(allocation, start, allocation.head)
+        if allocation.tail:
+            tail = await self._read_old(allocation, allocation.guest_offset + len(data), allocation.tail)
+        await self.file.pwritev(allocation.host, [head, data, tail])
+
+    async def _read_old(self, allocation: Allocation, offset: int, length: int) -> bytes:
+        return bytes(length) if allocation.zeroed else await self._read_backing(offset, length)
+
+    # Making it stable
+
+    async def _flush(self) -> None:
+        """Refcounts, then the L2 tables that rely on them, each followed by a barrier (QEMU: qcow2_write_caches)."""
+        async with self._lock:
+            await self.write_back()
+        await self.file.flush()
+
+    async def write_back(self) -> None:
+        """Write changed metadata in the order that a power loss at any point survives."""
+        await self.refcounts.write_back()
+        await self.file.flush()
+        await self.mapping.write_back()
+
+    async def _close(self) -> None:
+        try:
+            if not self.read_only:
+                await self._flush()
+        finally:
+            await self.file.close()
+            if self.backing is not None:
+                await self.backing.close()

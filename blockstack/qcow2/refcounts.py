@@ -1,0 +1,204 @@
+"""Reference counts of host clusters: which are free, and the tables that say so on disk (QEMU: block/qcow2-refcount.c).
+
+Blocks are kept in memory and written back at a flush; a new block is written at once, before the table that points to
+it. Everything here runs under the image's metadata lock.
+"""
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from blockstack.errors import ImageError
+from blockstack.node import Node
+from blockstack.qcow2.header import Header
+
+_MAX_CLUSTER_OFFSET: Final = 2**56
+"""Host offsets of L1 and L2 entries have 56 bits."""
+
+_TABLE_POINTER: Final = 48
+"""Offset of refcount_table_offset in the header; refcount_table_clusters follows it."""
+
+
+class Refcounts:
+    """Refcounts of 16 bits, one for each host cluster."""
+
+    def __init__(self, header: Header, file: Node) -> None:
+        self._header = header
+        self._file = file
+        self._per_block = header.cluster_size // 2
+        self._table: npt.NDArray[np.uint64] = np.zeros(0, dtype=np.uint64)
+        self._blocks: dict[int, npt.NDArray[np.uint16]] = {}
+        self._dirty: set[int] = set()
+        self._free_from = 0
+
+    async def load(self) -> None:
+        """Read the refcount table. Raises ImageError where it points to impossible places."""
+        header = self._header
+        length = header.refcount_table_clusters * header.cluster_size
+        data = await self._file.preadv(
+            header.refcount_table_offset, self._readable(header.refcount_table_offset, length)
+        )
+        self._table = np.frombuffer(data.ljust(length, b"\0"), dtype=">u8").astype(np.uint64)
+        offsets = self._table[self._table != 0]
+        if np.any(offsets % np.uint64(header.cluster_size)) or np.any(offsets >= _MAX_CLUSTER_OFFSET):
+            raise ImageError("the refcount table points to an impossible offset")
+
+    async def allocate(self, count: int) -> tuple[int, int]:
+        """Take up to `count` contiguous free clusters, at least one. Returns their host offset and number. Raises
+        OSError.
+        """
+        start = self._free_from
+        while await self._get(start):
+            start += 1
+        await self._need_block(start)
+        # Making a refcount block may have taken the cluster itself.
+        while await self._get(start):
+            start += 1
+        self._free_from = start
+        found = 0
+        while found < count and (found == 0 or await self._get(start + found) == 0):
+            await self._need_block(start + found)
+            if await self._get(start + found):
+                break
+            found += 1
+        if (start + found) * self._header.cluster_size >= _MAX_CLUSTER_OFFSET:
+            raise ImageError("the image file is full")
+        for cluster in range(start, start + found):
+            self._set(cluster, 1)
+        self._free_from = start + found
+        return start * self._header.cluster_size, found
+
+    async def free(self, offset: int, count: int) -> None:
+        """Give `count` clusters at host offset `offset` back."""
+        first = offset // self._header.cluster_size
+        for cluster in range(first, first + count):
+            references = await self._get(cluster)
+            if references == 0:
+                raise ImageError(f"cluster at {cluster * self._header.cluster_size} is freed twice")
+            self._set(cluster, references - 1)
+            if references == 1:
+                self._free_from = min(self._free_from, cluster)
+
+    async def get(self, offset: int) -> int:
+        """References to the cluster at host offset `offset`."""
+        return await self._get(offset // self._header.cluster_size)
+
+    async def write_back(self) -> None:
+        """Write every block that has changed. Raises OSError."""
+        while self._dirty:
+            await self._write_block(self._dirty.pop())
+
+    async def _get(self, cluster: int) -> int:
+        block = await self._block(cluster // self._per_block)
+        return 0 if block is None else int(block[cluster % self._per_block])
+
+    def _set(self, cluster: int, references: int) -> None:
+        self._blocks[cluster // self._per_block][cluster % self._per_block] = references
+        self._dirty.add(cluster // self._per_block)
+
+    async def _block(self, index: int) -> npt.NDArray[np.uint16] | None:
+        if index in self._blocks:
+            return self._blocks[index]
+        if index >= len(self._table) or not self._table[index]:
+            return None
+        length = self._header.cluster_size
+        offset = int(self._table[index])
+        data = await self._file.preadv(offset, self._readable(offset, length))
+        block = np.frombuffer(data.ljust(length, b"\0"), dtype=">u2").astype(np.uint16)
+        self._blocks[index] = block
+        return block
+
+    def _readable(self, offset: int, length: int) -> int:
+        return max(0, min(length, self._file.length - offset))
+
+    async def _need_block(self, cluster: int) -> None:
+        """See to it that `cluster` has a refcount block (QEMU: alloc_refcount_block)."""
+        index = cluster // self._per_block
+        if index >= len(self._table):
+            await self._grow_table(index + 1)
+        if await self._block(index) is not None:
+            return
+        try:
+            await self._new_block(index)
+            await self._write_table_entry(index)
+        except OSError:
+            # Forget it: the next allocation makes the same block at the same place again.
+            self._forget_blocks(index)
+            raise
+
+    def _forget_blocks(self, start: int) -> None:
+        for index in [index for index in self._blocks if index >= start]:
+            del self._blocks[index]
+            self._dirty.discard(index)
+        self._table[start:] = 0
+
+    async def _new_block(self, index: int) -> None:
+        """A block that describes itself: its own cluster is the first of those it counts, which are all free."""
+        first = index * self._per_block
+        self._blocks[index] = np.zeros(self._per_block, dtype=np.uint16)
+        self._table[index] = first * self._header.cluster_size
+        self._set(first, 1)
+        await self._write_block(index)
+        self._dirty.discard(index)
+
+    async def _write_block(self, index: int) -> None:
+        data = self._blocks[index].astype(">u2").tobytes()
+        try:
+            await self._file.pwritev(int(self._table[index]), [data], metadata=True)
+        except OSError:
+            self._dirty.add(index)
+            raise
+
+    async def _write_table_entry(self, index: int) -> None:
+        # The block is stable before the table points to it (QEMU: bdrv_pwrite_sync in alloc_refcount_block).
+        await self._file.flush()
+        entry = self._table[index : index + 1].astype(">u8").tobytes()
+        await self._file.pwritev(self._header.refcount_table_offset + index * 8, [entry], metadata=True)
+        await self._file.flush()
+
+    async def _grow_table(self, entries: int) -> None:
+        """Move to a larger table behind everything else (QEMU: qcow2_refcount_area), then free the old one."""
+        old_table = self._table
+        try:
+            await self._move_table(entries)
+        except OSError:
+            self._forget_blocks(len(old_table))
+            self._table = old_table
+            raise
+
+    async def _move_table(self, entries: int) -> None:
+        header = self._header
+        old_offset, old_clusters = header.refcount_table_offset, header.refcount_table_clusters
+        per_cluster = header.cluster_size // 8
+        clusters = max(-(-entries // per_cluster), old_clusters * 3 // 2 + 1)
+        table = np.zeros(clusters * per_cluster, dtype=np.uint64)
+        table[: len(self._table)] = self._table
+        old_entries = len(self._table)
+        self._table = table
+        # All blocks up to the old end are in use, so the new area begins with a block of its own and the table behind
+        # it.
+        first_block = old_entries
+        await self._new_block(first_block)
+        first = first_block * self._per_block + 1
+        for cluster in range(first, first + clusters):
+            if await self._block(cluster // self._per_block) is None:
+                await self._new_block(cluster // self._per_block)
+        # A block that begins inside the area would lie in the middle of the table: take the first run that holds it
+        # all.
+        start = first
+        while any([await self._get(cluster) for cluster in range(start, start + clusters)]):
+            start += 1
+            if await self._block((start + clusters) // self._per_block) is None:
+                await self._new_block((start + clusters) // self._per_block)
+        for cluster in range(start, start + clusters):
+            self._set(cluster, 1)
+        await self.write_back()
+        offset = start * header.cluster_size
+        await self._file.pwritev(offset, [table.astype(">u8").tobytes()], metadata=True)
+        await self._file.flush()
+        pointer = offset.to_bytes(8, "big") + clusters.to_bytes(4, "big")
+        await self._file.pwritev(_TABLE_POINTER, [pointer], metadata=True)
+        await self._file.flush()
+        header.refcount_table_offset, header.refcount_table_clusters = offset, clusters
+        await self.free(old_offset, old_clusters)
