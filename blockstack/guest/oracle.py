@@ -1,0 +1,87 @@
+"""Knows which write owns every sector of the guest's disk, and counts every byte that reads back otherwise."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from blockstack.guest.stamp import WORD, decode, stamp
+
+SECTOR = 512
+"""Granularity of ownership, in bytes: guest writes are multiples of it."""
+
+Reader = Callable[[int, int], bytes]
+"""Reads (offset, length) of the guest's disk; exactly `length` bytes."""
+
+
+@dataclass(slots=True)
+class Damage:
+    """Bytes that did not read back as written, by what was found in their place."""
+
+    zero_bytes: int = 0  # nothing where data was acknowledged
+    stale_bytes: int = 0  # an earlier write's data at its own place
+    misplaced_bytes: int = 0  # data stamped for another place
+    foreign_bytes: int = 0  # no stamp at all
+    clusters: set[int] = field(default_factory=set)  # guest clusters with any of these
+    ranges: list[tuple[int, int]] = field(default_factory=list)  # guest ranges [start, end), ascending, in bytes
+
+    @property
+    def bytes(self) -> int:
+        """All wrong bytes."""
+        return self.zero_bytes + self.stale_bytes + self.misplaced_bytes + self.foreign_bytes
+
+
+class Oracle:
+    """The content that the guest is entitled to, cluster by cluster."""
+
+    def __init__(self, cluster_size: int) -> None:
+        self.cluster_size = cluster_size
+        self._owners: dict[int, npt.NDArray[np.uint32]] = {}
+
+    @property
+    def clusters(self) -> list[int]:
+        """Guest clusters with acknowledged data, ascending."""
+        return sorted(self._owners)
+
+    def acknowledge(self, number: int, offset: int, length: int) -> None:
+        """Write `number` was acknowledged; offset and length in bytes, multiples of SECTOR."""
+        at, end = offset, offset + length
+        while at < end:
+            cluster, within = divmod(at, self.cluster_size)
+            count = min(end - at, self.cluster_size - within)
+            owners = self._owners.get(cluster)
+            if owners is None:
+                owners = self._owners[cluster] = np.zeros(self.cluster_size // SECTOR, dtype=np.uint32)
+            owners[within // SECTOR : (within + count) // SECTOR] = number
+            at += count
+
+    def compare(self, read: Reader, others: Iterable[int] = ()) -> Damage:
+        """Read every cluster with data, and the clusters `others`, and count what differs from what must be there."""
+        damage = Damage()
+        for cluster in sorted(self._owners.keys() | set(others)):
+            data = np.frombuffer(read(cluster * self.cluster_size, self.cluster_size), dtype=np.uint8)
+            self._compare_cluster(cluster, data, damage)
+        return damage
+
+    def _compare_cluster(self, cluster: int, data: npt.NDArray[np.uint8], damage: Damage) -> None:
+        start = cluster * self.cluster_size
+        sectors = self._owners.get(cluster)
+        if sectors is None:
+            sectors = np.zeros(self.cluster_size // SECTOR, dtype=np.uint32)
+        owners = np.repeat(sectors.astype(np.uint64), SECTOR // WORD)
+        wrong = data != stamp(owners, start)
+        if not wrong.any():
+            return
+        damage.clusters.add(cluster)
+        numbers, places = decode(data)
+        expected = np.uint64(start) + np.arange(len(owners), dtype=np.uint64) * np.uint64(WORD)
+        zero = data == 0
+        stale = np.repeat((numbers != 0) & (places == expected), WORD)
+        misplaced = np.repeat((numbers != 0) & (places != expected), WORD)
+        damage.zero_bytes += int(np.count_nonzero(wrong & zero))
+        damage.stale_bytes += int(np.count_nonzero(wrong & stale))
+        damage.misplaced_bytes += int(np.count_nonzero(wrong & misplaced))
+        damage.foreign_bytes += int(np.count_nonzero(wrong & ~zero & ~stale & ~misplaced))
+        edges = np.flatnonzero(np.diff(wrong, prepend=False, append=False))
+        damage.ranges.extend((start + int(a), start + int(b)) for a, b in edges.reshape(-1, 2))

@@ -1,0 +1,205 @@
+"""A guest that makes the race as likely as a guest can: fresh clusters, sub-cluster and full writes mixed, many in
+flight.
+
+A sub-cluster write to a fresh cluster has qcow2 zero-write it (a post-EOF fallocate); a full-cluster write needs no
+zeroes and goes out by itself, behind it. Clusters are taken from many L2 regions, so that new L2 tables, too, are
+written behind zero-writes. Some writes straddle two clusters (`qemu-img bench -o 1k -s 64k` of the thread), some share
+a cluster with a recent one (a dependency on an allocation in flight), some overwrite old data, and now and then
+the guest flushes.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from blockstack.disk import Disk
+from blockstack.guest.oracle import SECTOR, Oracle
+from blockstack.guest.stamp import MAX_DISK, payload
+from blockstack.journal import GUEST_SHIFT, Journal, Kind, guest_request
+
+DEPTH = 16
+"""Guest writes in flight at once."""
+
+FLUSH_EVERY = 100
+"""Writes from one flush of the guest to the next."""
+
+MIN_CLUSTER = 4096
+"""A smaller cluster has no room for a part of it that is still a multiple of SECTOR blocks."""
+
+_REGIONS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class GuestWrite:
+    """One write; `number` counts from 1, offset and length in bytes are multiples of SECTOR."""
+
+    number: int
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything the guest will do. `size` is the disk's, in bytes."""
+
+    seed: int
+    cluster_size: int
+    size: int
+    writes: tuple[GuestWrite, ...]
+
+    @property
+    def bytes_allocated(self) -> int:
+        """Bytes of image that the plan fills at most, metadata included."""
+        size = self.cluster_size
+        touched = {
+            cluster
+            for write in self.writes
+            for cluster in range(write.offset // size, -(-(write.offset + write.length) // size))
+        }
+        return (len(touched) + 2 * self.size // (size * size // 8) + 8) * size
+
+
+def make_plan(seed: int, writes: int, cluster_size: int = 65536) -> Plan:
+    """The plan for a seed: the same on every host. Raises ValueError where cluster size and count do not fit
+    together.
+    """
+    if cluster_size < MIN_CLUSTER:
+        raise ValueError(f"a workload needs clusters of at least {MIN_CLUSTER} bytes")
+    per_region = cluster_size // 8
+    regions = max(min(_REGIONS, max(2, writes // 40)), -(-writes * 4 // per_region))
+    size = regions * per_region * cluster_size
+    if size > MAX_DISK:
+        size = MAX_DISK
+        regions = size // (per_region * cluster_size)
+        if regions < 1 or regions * per_region < writes * 4:
+            raise ValueError("so many writes of clusters of this size do not fit on the largest disk")
+    return Plan(seed, cluster_size, size, tuple(_Planner(seed, cluster_size, regions, writes).plan()))
+
+
+class _Planner:
+    """Draws the writes of a plan."""
+
+    def __init__(self, seed: int, cluster_size: int, regions: int, writes: int) -> None:
+        self._random = random.Random(seed)
+        self._cluster_size = cluster_size
+        self._per_region = cluster_size // 8
+        self._regions = regions
+        self._writes = writes
+        self._unit = 4096 if cluster_size >= 8192 else SECTOR
+        self._used: set[int] = set()
+        self._done: list[GuestWrite] = []
+
+    def plan(self) -> list[GuestWrite]:
+        for number in range(1, self._writes + 1):
+            offset, length = self._draw(number)
+            self._done.append(GuestWrite(number, offset, length))
+        return self._done
+
+    def _draw(self, number: int) -> tuple[int, int]:
+        size, choose = self._cluster_size, self._random.random()
+        if choose < 0.06 and number > 4 * DEPTH:
+            old = self._done[self._random.randrange(number - 2 * DEPTH)]
+            return old.offset, old.length
+        if choose < 0.12 and self._done:
+            recent = self._done[-self._random.randint(1, min(4, len(self._done)))]
+            rest = self._rest_of_cluster(recent)
+            if rest is not None:
+                return rest
+        if choose < 0.20:
+            return self._fresh(2) * size + 1024, size
+        if choose < 0.50:
+            clusters = self._random.choice((1, 1, 1, 2))
+            return self._fresh(clusters) * size, clusters * size
+        unit = self._unit if self._random.random() < 0.9 else SECTOR
+        length = unit * self._random.randint(1, max(1, size // unit // 2))
+        start = unit * self._random.randint(0, (size - length) // unit)
+        return self._fresh(1) * size + start, length
+
+    def _rest_of_cluster(self, write: GuestWrite) -> tuple[int, int] | None:
+        """A part of the last cluster of `write` that it leaves free, or None."""
+        size, end = self._cluster_size, write.offset + write.length
+        if end % size >= SECTOR and end % size <= size - SECTOR:
+            return end, min(self._unit, size - end % size)
+        return None
+
+    def _fresh(self, count: int) -> int:
+        """The first of `count` neighbouring clusters that nothing was written to, one more region now and then."""
+        opened = 1 + len(self._done) * self._regions // self._writes
+        while True:
+            region = opened - 1 if self._random.random() < 0.3 else self._random.randrange(opened)
+            first = region * self._per_region + self._random.randrange(self._per_region)
+            clusters = range(first, first + count)
+            if clusters[-1] // self._per_region == region and not self._used.intersection(clusters):
+                self._used.update(clusters)
+                return first
+
+
+async def run(
+    disk: Disk,
+    plan: Plan,
+    *,
+    depth: int = DEPTH,
+    journal: Journal | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Oracle:
+    """Play the plan with `depth` writes in flight. Returns the oracle of what was acknowledged. Raises what a write
+    raises.
+
+    Writes go out in the plan's order; one that overlaps a write in flight waits for it, as a guest would, since the
+    result would be undefined. `progress` is called with the number of writes acknowledged.
+    """
+    guest = _Guest(disk, plan, journal, progress)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(depth):
+            group.create_task(guest.work())
+    return guest.oracle
+
+
+class _Guest:
+    """The state that the workers share."""
+
+    def __init__(self, disk: Disk, plan: Plan, journal: Journal | None, progress: Callable[[int], None] | None) -> None:
+        self.oracle = Oracle(plan.cluster_size)
+        self._disk = disk
+        self._journal = journal
+        self._progress = progress
+        self._todo = iter(plan.writes)
+        self._in_flight: dict[int, tuple[GuestWrite, asyncio.Event]] = {}
+        self._acknowledged = 0
+
+    async def work(self) -> None:
+        for write in self._todo:
+            while (blocker := self._overlapping(write)) is not None:
+                await blocker.wait()
+            await self._write(write)
+            self._acknowledged += 1
+            if self._progress is not None:
+                self._progress(self._acknowledged)
+            if write.number % FLUSH_EVERY == 0:
+                await self._disk.flush()
+
+    async def _write(self, write: GuestWrite) -> None:
+        done = asyncio.Event()
+        self._in_flight[write.number] = write, done
+        guest_request.set(write.number)
+        entry = None
+        if self._journal is not None:
+            entry = self._journal.begin(
+                Kind.GUEST_WRITE, write.offset, write.length, request=write.number << GUEST_SHIFT
+            )
+        try:
+            await self._disk.pwritev(write.offset, [payload(write.number, write.offset, write.length)])
+            self.oracle.acknowledge(write.number, write.offset, write.length)
+            if self._journal is not None and entry is not None:
+                self._journal.end(entry, write.length)
+        finally:
+            guest_request.set(0)
+            del self._in_flight[write.number]
+            done.set()
+
+    def _overlapping(self, write: GuestWrite) -> asyncio.Event | None:
+        for other, done in self._in_flight.values():
+            if other.offset < write.offset + write.length and write.offset < other.offset + other.length:
+                return done
+        return None
