@@ -130,8 +130,7 @@ def _bind(backing: int) -> tuple[int, Path]:
             return descriptor, path
     finally:
         os.close(control)
-    raise UnsupportedError(f"no loop device could be had in {_TRIES} tries, others take them: look at losetup
-    -a")
+    raise UnsupportedError(f"no loop device could be had in {_TRIES} tries, others take them: see losetup -a")
 
 
 def _configure(descriptor: int, backing: int) -> None:
@@ -182,15 +181,11 @@ def directory_error(directory: Path, error: OSError) -> EofraceError:
         case errno.ENOTDIR:
             return UsageError(f"{directory}: not a directory: name a directory (--dir)")
         case errno.EROFS | errno.EACCES | errno.EPERM:
-            return UsageError(f"{directory}: not writable ({error.strerror}): name a directory that is
-            (--dir)")
+            return UsageError(f"{directory}: not writable ({error.strerror}): name one that is (--dir)")
         case errno.ENOSPC | errno.EDQUOT:
-            return UnsupportedError(
-                f"{directory}: {error.strerror}: free some, or name another directory (--dir)"
-            )
+            return UnsupportedError(f"{directory}: {error.strerror}: free some, or name another directory (--dir)")
         case errno.EFBIG:
-            return UsageError(f"{directory}: its file system cannot hold so large a file: name another
-            (--dir)")
+            return UsageError(f"{directory}: its files cannot be as large: name another directory (--dir)")
         case _:
             return UsageError(f"{directory}: {error.strerror}: name another directory (--dir)")
 

@@ -111,8 +111,7 @@ def ensure_tracefs() -> None:
     if (TRACEFS / "events").is_dir():
         return
     if not TRACEFS.is_dir():
-        raise UnsupportedError(f"no {TRACEFS}: boot a kernel that has tracefs (CONFIG_FTRACE), or mount sysfs
-        at /sys")
+        raise UnsupportedError(f"no {TRACEFS}: boot a kernel that has tracefs (CONFIG_FTRACE), or mount sysfs at /sys")
     enter_private_namespace()
     with _lock:
         try:
@@ -133,8 +132,7 @@ def _mount(source: str, target: str, fstype: str, flags: int, data: str) -> None
         return
     number = ctypes.get_errno()
     if number == errno.ENODEV:
-        raise UnsupportedError(f"this kernel has no {fstype}: load it (modprobe {fstype}) or boot a kernel
-        that has it")
+        raise UnsupportedError(f"this kernel has no {fstype}: load it (modprobe {fstype}) or boot a kernel that has it")
     if number in (errno.EPERM, errno.EACCES):
         raise _refused(f"mounting {fstype}", number)
     raise OSError(number, os.strerror(number), source)
