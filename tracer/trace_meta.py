@@ -1,0 +1,122 @@
+"""What a trace file says about itself: its schema's version, and how, where and how completely it was recorded.
+
+One JSON value per field of `TraceMeta`, under `eofrace.<field>`; the version is `eofrace.schema`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from tracer.errors import TraceError
+
+SCHEMA = "eofrace.trace/1"
+"""Version of the file's schema; the number grows when a reader of the old one would be misled."""
+
+MAX_METADATA = 1 << 20
+"""Bytes of one metadata value."""
+
+
+@dataclass(frozen=True, slots=True)
+class TraceMeta:
+    """What has to be known of a trace beside its operations. None: does not apply, or is not known."""
+
+    host: Mapping[str, Any] = field(default_factory=dict)
+    """Facts about the host, as `eofrace doctor` finds them."""
+    mechanisms: Mapping[str, str] = field(default_factory=dict)
+    """Hook -> mechanism that was used for it."""
+    gaps: Mapping[str, str] = field(default_factory=dict)
+    """Hook that could not be attached -> why. A hook for one kind of operation is called as that `Op.label`."""
+    dropped: int = 0
+    """Records that were lost because the ring was full."""
+    unfinished: int = 0
+    """Operations still in flight when recording stopped."""
+    command: tuple[str, ...] = ()
+    """Command line that made the trace."""
+    seed: int | None = None
+    strategy: str | None = None
+    fs: str | None = None
+    aio: str | None = None
+    fallocate: str | None = None
+    evidence: str | None = None
+    """`kernel` or `driver`."""
+
+
+def encode(meta: TraceMeta) -> dict[str, str]:
+    """The metadata as the file's key-value pairs."""
+    values: dict[str, Any] = {"schema": SCHEMA}
+    for item in fields(meta):
+        value = getattr(meta, item.name)
+        values[item.name] = dict(value) if isinstance(value, Mapping) else value
+    return {f"eofrace.{name}": json.dumps(value) for name, value in values.items()}
+
+
+def decode(raw: Mapping[bytes, bytes]) -> TraceMeta:
+    """The metadata from a file's key-value pairs. Raises TraceError where they make no sense."""
+    values: dict[str, Any] = {}
+    for name in ("schema", *(item.name for item in fields(TraceMeta))):
+        text = raw.get(f"eofrace.{name}".encode())
+        if name == "schema" and text is not None:
+            _check_version(_json(name, text))
+        elif text is None:
+            what = "not an eofrace trace: no" if name == "schema" else "no"
+            raise TraceError(f"{what} eofrace.{name} in its metadata")
+        else:
+            values[name] = _json(name, text)
+    for name, value in values.items():
+        if not _META_CHECKS[name](value):
+            raise TraceError(f"eofrace.{name} in its metadata makes no sense: {short(value)}")
+    return TraceMeta(**{**values, "command": tuple(values["command"])})
+
+
+def _json(name: str, text: bytes) -> Any:
+    if len(text) > MAX_METADATA:
+        raise TraceError(f"eofrace.{name} in its metadata is longer than {MAX_METADATA} bytes")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise TraceError(f"eofrace.{name} in its metadata is not JSON") from error
+
+
+def _check_version(version: object) -> None:
+    if version == SCHEMA:
+        return
+    family, _, number = str(version).partition("/")
+    if family == SCHEMA.partition("/")[0] and number.isdecimal():
+        raise TraceError(f"has schema {short(version)}, this eofrace reads {SCHEMA}: use the one that wrote it")
+    raise TraceError(f"not an eofrace trace: its schema is {short(version)}")
+
+
+def _is_text_or_none(value: object) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**64
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and _is_int(value) and value >= 0
+
+
+def _is_text_map(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
+
+
+_META_CHECKS = {
+    "host": lambda value: isinstance(value, dict),
+    "mechanisms": _is_text_map,
+    "gaps": _is_text_map,
+    "dropped": _is_count,
+    "unfinished": _is_count,
+    "command": lambda value: isinstance(value, list) and all(isinstance(word, str) for word in value),
+    "seed": lambda value: value is None or _is_int(value),
+    **dict.fromkeys(("strategy", "fs", "aio", "fallocate", "evidence"), _is_text_or_none),
+}
+
+
+def short(value: object) -> str:
+    """Something untrusted for a message: one line, printable, not long."""
+    text = str(value).strip().partition("\n")[0]
+    text = text if text.isprintable() else repr(text)[1:-1]
+    return text if len(text) <= 120 else text[:117] + "..."
