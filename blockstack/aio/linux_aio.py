@@ -148,7 +148,7 @@ class LinuxAio:
         count = min(len(self._queue), len(self._free))
         if count == 0:
             return
-        size = os.fstat(self._fd).st_size if self._journal is not None else -1
+        size = self._size() if self._journal is not None else -1
         slots = []
         for index in range(count):
             pending, slot = self._queue[index], self._free[-1 - index]
@@ -174,6 +174,9 @@ class LinuxAio:
             self._queue.popleft().future.set_result(-failed)
         if self._queue and (sent or failed != errno.EAGAIN):
             self._schedule()
+
+    def _size(self) -> int:
+        return os.fstat(self._fd).st_size
 
     def _schedule(self) -> None:
         if not self._scheduled and self._free:
@@ -215,18 +218,17 @@ class LinuxAio:
                 ctypes.byref(self._events),
                 ctypes.byref(self._no_wait),
             )
-            size = os.fstat(self._fd).st_size if self._journal is not None and count else -1
             for event in self._events[:count]:
                 slot = self._by_address[event.obj]
-                self._complete(self._in_flight.pop(slot), int(event.res), size)
+                self._complete(self._in_flight.pop(slot), int(event.res))
                 self._free.append(slot)
             if count < DEPTH:
                 break
         if self._queue:
             self._schedule()
 
-    def _complete(self, pending: _Pending, result: int, size: int) -> None:
+    def _complete(self, pending: _Pending, result: int) -> None:
         if self._journal is not None and pending.entry is not None:
-            self._journal.end(pending.entry, result, size=size)
+            self._journal.end(pending.entry, result, self._size)
         if not pending.future.done():
             pending.future.set_result(result)

@@ -62,5 +62,5 @@ class ThreadPool:
             result = -(error.errno or errno.EIO)
             raise
         finally:
-            journal.end(entry, result, size=os.fstat(self._fd).st_size)
+            journal.end(entry, result, lambda: os.fstat(self._fd).st_size)
         return result

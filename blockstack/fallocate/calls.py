@@ -76,4 +76,4 @@ class FileCalls:
             result = -(error.errno or errno.EIO)
             raise
         finally:
-            self.journal.end(entry, result, size=self.size())
+            self.journal.end(entry, result, self.size)
