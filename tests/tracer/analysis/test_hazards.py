@@ -1,0 +1,214 @@
+"""Folding pairs into hazards and counts, and the verdict over them."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tracer.analysis.hazards import Analysis, Counts, Verdict, analyse, merge
+from tracer.analysis.overlaps import Operations
+from tracer.analysis.rules import Outcome, Rule, RulePairs, Severity
+from tracer.operations import NONE_RESULT, NONE_SIZE, OPERATION, WRITES, Op
+from tracer.trace import TraceMeta
+
+K = 1024
+
+OPERATION_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": [name for name in OPERATION.names or ()],
+    "properties": {
+        name: {"type": "string"} if name in ("op", "comm") else {"type": ["integer", "null"]}
+        for name in OPERATION.names or ()
+    },
+}
+COUNT = {"type": "integer", "minimum": 0}
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["schema", "operations", "dropped", "unfinished", "hazards", "counts", "verdict"],
+    "properties": {
+        "schema": {"const": "eofrace.analysis/1"},
+        "operations": COUNT,
+        "dropped": COUNT,
+        "unfinished": COUNT,
+        "verdict": {"enum": ["confirmed", "unsafe", "corrupt", "inconclusive"]},
+        "hazards": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["rule", "severity", "ino", "first", "second", "outcome", "gap_ns", "pairs"],
+                "properties": {
+                    "rule": {"type": "string"},
+                    "severity": {"enum": [severity.value for severity in Severity]},
+                    "ino": COUNT,
+                    "first": OPERATION_SCHEMA,
+                    "second": OPERATION_SCHEMA,
+                    "outcome": {"enum": ["exposed", "kernel-serialised", "lost"]},
+                    "gap_ns": {"type": ["integer", "null"]},
+                    "pairs": {"type": "integer", "minimum": 1},
+                },
+            },
+        },
+        "counts": {
+            "type": "object",
+            "additionalProperties": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["exposed", "kernel_serialised", "lost"],
+                "properties": {"exposed": COUNT, "kernel_serialised": COUNT, "lost": COUNT},
+            },
+        },
+    },
+}
+RULE = "post-eof-fallocate"
+
+
+def trace(*rows: tuple[Op, int, int, int, int, dict[str, Any]]) -> Operations:
+    ops = np.zeros(len(rows), OPERATION)
+    for record, (op, begin, end, offset, length, more) in zip(ops, rows, strict=True):
+        result = NONE_RESULT if end == 0 else length if op in WRITES else 0
+        values = {"op": op, "seq_begin": begin, "seq_end": end, "offset": offset, "length": length, "ino": 7}
+        values |= {"t_begin": 10 * begin, "t_end": 10 * end, "result": result, "size_end": NONE_SIZE}
+        for name, value in (values | more).items():
+            record[name] = value
+    return ops
+
+
+def race(base: int = 0, size_end: int = 64 * K, **more: Any) -> list[tuple[Op, int, int, int, int, dict[str, Any]]]:
+    """The race once, from sequence number base + 1 to base + 4."""
+    return [
+        (Op.AIO_WRITE, base + 1, base + 3, 64 * K, 64 * K, more),
+        (Op.FALLOCATE, base + 2, base + 4, 0, 64 * K, {"size_end": size_end} | more),
+    ]
+
+
+def checked(ops: Operations, **meta: Any) -> Analysis:
+    analysis = analyse(ops, TraceMeta(**meta))
+    jsonschema.validate(analysis.to_json(), SCHEMA)
+    return analysis
+
+
+def test_a_loss() -> None:
+    analysis = checked(trace(*race()))
+    (hazard,) = analysis.hazards
+    assert (hazard.rule, hazard.severity, hazard.outcome, hazard.pairs) == (RULE, "data-loss", Outcome.LOST, 1)
+    assert (hazard.first["op"], hazard.second["op"], hazard.ino) == ("fallocate", "aio_write", 7)
+    assert hazard.gap_ns == 20 - 30
+    assert analysis.counts == {RULE: Counts(exposed=1, kernel_serialised=0, lost=1)}
+    assert analysis.verdict is Verdict.CORRUPT
+    assert analysis.doubts == ()
+
+
+def test_folding() -> None:
+    rows = [row for i in range(5) for row in race(10 * (4 - i))]  # the first one last
+    rows += race(100, size_end=128 * K) + race(200, ino=8) + race(300, dev=3)
+    rows += [(Op.DIRECT_WRITE, 401, 403, 64 * K, 9, {}), (Op.FALLOCATE, 402, 404, 0, 64 * K, {"size_end": 1})]
+    analysis = checked(trace(*rows))
+    summary = [(h.outcome, h.ino, h.first["seq_begin"], h.second["op"], h.pairs) for h in analysis.hazards]
+    assert summary == [
+        (Outcome.LOST, 7, 2, "aio_write", 5),
+        (Outcome.LOST, 8, 202, "aio_write", 1),
+        (Outcome.LOST, 7, 302, "aio_write", 1),
+        (Outcome.LOST, 7, 402, "direct_write", 1),
+        (Outcome.EXPOSED, 7, 102, "aio_write", 1),
+    ]
+    assert analysis.counts == {RULE: Counts(exposed=9, lost=8)}
+
+
+def test_kernel_serialised_is_exposed_all_the_same() -> None:
+    write, fallocate = race(size_end=128 * K)
+    write[5]["t_applied"], fallocate[5]["t_applied"] = 25, 35
+    analysis = checked(trace(write, fallocate))
+    assert analysis.counts == {RULE: Counts(exposed=1, kernel_serialised=1)}
+    assert analysis.hazards[0].outcome is Outcome.KERNEL_SERIALISED
+    assert analysis.verdict is Verdict.UNSAFE
+
+
+def test_in_flight_has_no_gap() -> None:
+    write, fallocate = race()
+    for rows in ([(*write[:2], 0, *write[3:]), fallocate], [write, (*fallocate[:2], 0, *fallocate[3:])]):
+        (hazard,) = checked(trace(*rows)).hazards
+        assert hazard.gap_ns is None
+
+
+QUIET: tuple[Op, int, int, int, int, dict[str, Any]] = (Op.AIO_WRITE, 1, 2, 0, 512, {})
+
+
+@pytest.mark.parametrize(
+    ("meta", "verdict", "doubt"),
+    [
+        ({}, "confirmed", None),
+        ({"dropped": 2}, "inconclusive", "2 records were dropped"),
+        ({"unfinished": 3}, "inconclusive", "3 operations were still in flight"),
+        ({"gaps": {"fallocate": "no symbol"}}, "inconclusive", "not attached: fallocate"),
+        ({"gaps": {"kprobe:something": "no symbol"}}, "inconclusive", "not attached: kprobe:something"),
+        ({"gaps": {"truncate": "no symbol", "applied": "no symbol"}}, "confirmed", None),
+    ],
+)
+def test_verdict_where_nothing_was_found(meta: dict[str, Any], verdict: str, doubt: str | None) -> None:
+    analysis = checked(trace(QUIET), **meta)
+    assert analysis.verdict == verdict
+    assert [d.startswith(doubt or "") for d in analysis.doubts] == ([True] if doubt else [])
+    # What was seen outweighs what was not.
+    assert checked(trace(*race()), **meta).verdict == "corrupt"
+    assert checked(trace(*race(size_end=128 * K)), **meta).verdict == "unsafe"
+
+
+def test_an_empty_or_unfinished_trace_proves_nothing() -> None:
+    assert checked(trace()).verdict == "inconclusive"
+    analysis = checked(trace((Op.AIO_WRITE, 1, 0, 0, 512, {})))
+    assert (analysis.verdict, analysis.unfinished) == ("inconclusive", 1)
+    assert checked(trace((Op.AIO_WRITE, 1, 0, 0, 512, {})), unfinished=4).unfinished == 4
+
+
+def test_merge() -> None:
+    clean, empty, lost = checked(trace(QUIET)), checked(trace()), checked(trace(*race()), dropped=2)
+    assert merge([clean, clean]).verdict == "confirmed"
+    assert merge([clean, empty]).verdict == "inconclusive"
+    both = merge([lost, empty, lost])
+    jsonschema.validate(both.to_json(), SCHEMA)
+    assert (both.verdict, both.operations, both.dropped, len(both.hazards)) == ("corrupt", 4, 4, 2)
+    assert both.counts == {RULE: Counts(exposed=2, lost=2)}
+    assert both.doubts == ("2 records were dropped", "the trace is empty")
+
+
+class Scattered(Rule):
+    """Names the given pairs, in chunks of three."""
+
+    id, severity, title, explanation = "scattered", Severity.SUSPICIOUS, "", ""
+    needs: frozenset[Op] = frozenset()
+
+    def __init__(self, pairs: list[tuple[int, int, int]]) -> None:
+        self._pairs = pairs
+
+    def chunks(self, ops: Operations) -> Iterator[RulePairs]:
+        for low in range(0, len(self._pairs), 3):
+            part = np.array(self._pairs[low : low + 3], np.int64)
+            yield RulePairs(part[:, 0], part[:, 1], part[:, 2].astype(np.uint8))
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.sampled_from([1, 2, 3])), max_size=20, unique=True))
+def test_nothing_is_lost_in_folding(pairs: list[tuple[int, int, int]]) -> None:
+    kinds = [(Op.FALLOCATE, {}), (Op.AIO_WRITE, {}), (Op.AIO_WRITE, {"ino": 8}), (Op.DIRECT_WRITE, {"dev": 1})] * 2
+    ops = trace(*((op, 2 * i + 1, 2 * i + 2, 0, 1, more) for i, (op, more) in enumerate(kinds[:6])))
+    analysis = analyse(ops, TraceMeta(), [Scattered(pairs)])
+
+    def key(pair: tuple[int, int, int]) -> tuple[Any, ...]:
+        one, other = ops[pair[0]], ops[pair[1]]
+        return Outcome(pair[2]), int(one["ino"]), int(one["dev"]), Op(one["op"]).label, Op(other["op"]).label
+
+    found = {(h.outcome, h.ino, h.first["dev"], h.first["op"], h.second["op"]): h for h in analysis.hazards}
+    assert len(found) == len(analysis.hazards)
+    assert {k: h.pairs for k, h in found.items()} == Counter(map(key, pairs))
+    for wanted, hazard in found.items():
+        first = min(pair[:2] for pair in pairs if key(pair) == wanted)
+        assert (hazard.first["seq_begin"], hazard.second["seq_begin"]) == (2 * first[0] + 1, 2 * first[1] + 1)
+    outcomes = Counter(pair[2] for pair in pairs)
+    assert analysis.counts["scattered"] == Counts(len(pairs), outcomes[1], outcomes[3])
