@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Direct writes, on every file system that uses iomap for them.
+ *
+ * A write begins when its thread enters the system call, because one that waits
+ * for the inode lock inside io_submit(2) is already in the kernel. io_submit and
+ * io_uring_enter reserve a block of sequence numbers there, one for each write.
+ * What a write is, and where, is known at iomap_dio_rw_begin; it ends at
+ * iomap_dio_complete, after i_size was raised and inode_dio_end() called.
+ *
+ * The three iomap tracepoints are there since 3fd41721cd5c (v6.6).
+ */
+
+/* When XFS began to raise i_size and convert extents, per write. */
+int on_xfs_end_io_direct_write(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct applied_key key = {};
+	struct operation op = {};
+	u64 now = bpf_ktime_get_ns();
+
+	key.inode = ctx->args[0] + OFF_xfs_inode_i_vnode;
+	key.offset = ctx->args[1];
+	if (identify(&op, key.inode))
+		applied.update(&key, &now);
+	return 0;
+}
+
+/* An asynchronous or synchronous write ended; w is gone afterwards. */
+static inline void end_write(u64 kiocb, struct write *w, s64 result)
+{
+	struct applied_key key = { .inode = w->inode, .offset = w->op.offset };
+	u64 *when = applied.lookup(&key);
+
+	/* Other file systems raise i_size within iomap_dio_complete(), so that its end is the latest it can be. */
+	if (when) {
+		w->op.t_applied = *when;
+		applied.delete(&key);
+	} else if (result > 0) {
+		w->op.t_applied = bpf_ktime_get_ns();
+	}
+	finish(&w->op, w->inode, result);
+	writes.delete(&kiocb);
+}
+
+/*
+ * The last write that began in this call but was not queued did not complete
+ * either: iomap_dio_rw() failed early (no memory, page cache not invalidated,
+ * not an overwrite), and nobody else will end it.
+ */
+static inline void end_failed(struct call *call, s64 result)
+{
+	u64 kiocb = call->kiocb;
+	struct write *w;
+
+	call->kiocb = 0;
+	if (!kiocb)
+		return;
+	w = writes.lookup(&kiocb);
+	if (!w || w->op.seq_begin != call->kiocb_seq || w->queued)
+		return;
+	end_write(kiocb, w, result != NONE_RESULT ? result : w->op.result);
+}
+
+/* Which interface a kiocb comes from: whoever wants to hear of its completion. */
+static inline u8 origin(u64 kiocb, struct call *call)
+{
+	u64 complete = FIELD(u64, kiocb, OFF_kiocb_ki_complete);
+
+	if (!complete)
+		return OP_DIRECT_WRITE;
+	if (complete == SYM_aio_complete_rw)
+		return OP_AIO_WRITE;
+	if (complete == SYM_io_complete_rw || complete == SYM_io_complete_rw_iopoll)
+		return OP_URING_WRITE;
+	if (!SYM_aio_complete_rw && call)
+		return call->kind;
+	return OP_DIRECT_WRITE;
+}
+
+static inline u64 request_of(u64 kiocb, u8 op)
+{
+	if (op == OP_AIO_WRITE)
+		return FIELD(u64, kiocb, OFF_aio_kiocb_ki_res_data);
+	if (op == OP_URING_WRITE)
+		return FIELD(u64, kiocb, OFF_io_kiocb_cqe_user_data - OFF_io_kiocb_cmd);
+	return 0;
+}
+
+/* Take a begin from the block of the system call, if there is one. */
+static inline int begin_from_call(struct operation *op, struct call *call)
+{
+	if (!call->left)
+		return -1;
+	call->left--;
+	op->seq_begin = call->seq_next++;
+	op->t_begin = call->op.t_begin;
+	op->cpu_begin = call->op.cpu_begin;
+	return 0;
+}
+
+static inline void begin_write(u64 kiocb, u64 iter)
+{
+	u64 file = FIELD(u64, kiocb, OFF_kiocb_ki_filp);
+	u64 id = bpf_get_current_pid_tgid();
+	struct call *call = calls.lookup(&id);
+	struct write w = {}, *old;
+	struct operation *punted;
+	s64 offset = FIELD(s64, kiocb, OFF_kiocb_ki_pos);
+	int punt = 1;
+
+	if (!FIELD(u8, iter, OFF_iov_iter_data_source))
+		return;		/* ITER_DEST: a read */
+	w.inode = FIELD(u64, file, OFF_file_f_inode);
+	if (!identify(&w.op, w.inode))
+		return;
+	if (call && call->kiocb != kiocb && call->kind == OP_AIO_WRITE && !BY_KPROBE)
+		end_failed(call, NONE_RESULT);
+
+	old = writes.lookup(&kiocb);
+	if (old) {
+		/* Again, with another lock or from a worker: xfs_file_dio_write_unaligned() after -EAGAIN. */
+		if (old->inode == w.inode && old->op.offset == offset && !old->queued) {
+			old->op.result = NONE_RESULT;
+			return;
+		}
+		count_drop(DROP_STALE);
+	}
+
+	begin_now(&w.op);
+	w.op.op = origin(kiocb, call);
+	w.op.offset = offset;
+	w.op.length = FIELD(u64, iter, OFF_iov_iter_count);
+	w.op.flags = FIELD(u32, kiocb, OFF_kiocb_ki_flags);
+	w.op.size_begin = inode_size(w.inode);
+	w.op.request = request_of(kiocb, w.op.op);
+
+	if (call && call->kind == w.op.op && (!call->inode || call->inode == w.inode))
+		punt = begin_from_call(&w.op, call);
+	if (w.op.op == OP_URING_WRITE && punt) {
+		punted = punts.lookup(&kiocb);
+		if (punted) {
+			w.op.seq_begin = punted->seq_begin;
+			w.op.t_begin = punted->t_begin;
+			w.op.cpu_begin = punted->cpu_begin;
+			w.op.size_begin = punted->size_begin;
+		}
+	}
+	if (w.op.op == OP_URING_WRITE)
+		punts.delete(&kiocb);
+	if (!w.op.seq_begin)
+		w.op.seq_begin = take_numbers(1);
+	if (call && call->kind == w.op.op) {
+		call->op.op = 0;
+		call->kiocb = kiocb;
+		call->kiocb_seq = w.op.seq_begin;
+	}
+	if (writes.update(&kiocb, &w))
+		count_drop(DROP_MAP);
+}
+
+int on_iomap_dio_rw_begin(struct bpf_raw_tracepoint_args *ctx)
+{
+	begin_write(ctx->args[0], ctx->args[1]);
+	return 0;
+}
+
+/* Fires in the submitter, perhaps after the completion on another CPU: hence the comparison of numbers. */
+int on_iomap_dio_rw_queued(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct call *call = calls.lookup(&id);
+	struct write *w;
+	u64 kiocb;
+
+	if (!call || !call->kiocb)
+		return 0;
+	kiocb = call->kiocb;
+	w = writes.lookup(&kiocb);
+	if (w && w->op.seq_begin == call->kiocb_seq)
+		w->queued = 1;
+	return 0;
+}
+
+static inline void complete_write(u64 kiocb, s64 result)
+{
+	struct write *w = writes.lookup(&kiocb);
+
+	if (!w)
+		return;
+	/* Not over: the file system tries again, or falls back to the page cache. */
+	if (!w->queued && (result == -EOF_EAGAIN || result == -EOF_ENOTBLK)) {
+		w->op.result = result;
+		return;
+	}
+	end_write(kiocb, w, result);
+}
+
+int on_iomap_dio_complete(struct bpf_raw_tracepoint_args *ctx)
+{
+	complete_write(ctx->args[0], ctx->args[2]);
+	return 0;
+}
+
+/* io_submit(2), io_uring_enter(2): n writes may follow, on any files. */
+static inline void submit_enter(u64 n, u8 kind)
+{
+	struct call call = {};
+
+	if (!n || n > 0x7fffffff)
+		return;
+	begin_now(&call.op);
+	call.seq_next = take_numbers(n);
+	call.left = n;
+	call.kind = kind;
+	enter_call(&call);
+}
+
+/* write(2) and its kin. offset -1: the file's position. length 0: an iovec, known at the end. */
+static inline void write_enter(u64 regs, s64 offset, u64 length)
+{
+	u64 file = file_of(SYSCALL_ARG(regs, 0));
+	struct call call = {};
+	u32 flags;
+
+	if (begin_on_file(&call, file, OP_DIRECT_WRITE))
+		return;
+	flags = FIELD(u32, file, OFF_file_f_flags);
+	if (!(flags & O_DIRECT_BIT))
+		call.op.op = OP_BUFFERED_WRITE;
+	if (flags & O_APPEND_BIT)
+		offset = call.op.size_begin;
+	else if (offset < 0)
+		offset = FIELD(s64, file, OFF_file_f_pos);
+	call.op.offset = offset;
+	call.op.length = length;
+	call.seq_next = call.op.seq_begin;
+	call.left = 1;
+	enter_call(&call);
+}
+
+static inline void write_exit(struct call *call, s64 result)
+{
+	if (!call->op.op) {
+		end_failed(call, result);
+		return;
+	}
+	/* It never came to iomap: buffered, refused before, or a file system that does without. */
+	if (!call->op.length && result > 0)
+		call->op.length = result;
+	finish(&call->op, call->inode, result);
+}

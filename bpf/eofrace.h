@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The record, the maps and the helpers of all programs.
+ *
+ * No structure of the kernel is declared here. A field is read with FIELD() at
+ * an offset (OFF_struct_member, bytes) from the running kernel's BTF.
+ */
+
+#define OP_AIO_WRITE		1	/* as tracer.operations.Op */
+#define OP_URING_WRITE		2
+#define OP_DIRECT_WRITE		3
+#define OP_BUFFERED_WRITE	4
+#define OP_FALLOCATE		5
+#define OP_TRUNCATE		6
+
+#define NONE_RESULT		(-0x7fffffffffffffffLL - 1)
+#define NONE_SIZE		(-1LL)
+
+#define EOF_EAGAIN		11
+#define EOF_ENOTBLK		15
+
+#define O_DIRECT_BIT		OPEN_O_DIRECT
+#define O_APPEND_BIT		02000
+
+/* One operation: the fields and offsets of tracer.operations.OPERATION. */
+struct operation {
+	u64 seq_begin;		/* number from the one counter, from 1 */
+	u64 seq_end;		/* 0: in flight */
+	s64 t_begin;		/* ns, CLOCK_MONOTONIC */
+	s64 t_end;		/* ns; 0: in flight */
+	s64 t_applied;		/* ns; 0: not seen */
+	u64 dev;		/* st_dev, as it was given to watch() */
+	u64 ino;
+	s64 offset;		/* bytes */
+	s64 length;		/* bytes */
+	s64 size_begin;		/* i_size, bytes; NONE_SIZE: not seen */
+	s64 size_end;		/* i_size, bytes; NONE_SIZE: not seen */
+	s64 result;		/* bytes or 0, or -errno; NONE_RESULT: not seen */
+	u64 request;		/* iocb.aio_data or sqe.user_data */
+	u32 flags;		/* fallocate mode, or kiocb.ki_flags */
+	u32 pid;		/* process (tgid) */
+	u32 tid;		/* thread */
+	u16 cpu_begin;
+	u16 cpu_end;
+	u8 op;			/* OP_* */
+	char comm[16];
+};
+
+_Static_assert(__builtin_offsetof(struct operation, flags) == 104, "record layout");
+_Static_assert(__builtin_offsetof(struct operation, comm) == 121, "record layout");
+_Static_assert(sizeof(struct operation) == RECORD_BYTES, "record size");
+
+/* A system call that a thread is in. */
+struct call {
+	struct operation op;	/* what is known of it; op.op 0: its writes are in the map writes */
+	u64 inode;		/* address of struct inode; 0: the call names more than one file */
+	u64 seq_next;		/* next number of the block that was reserved when the call began */
+	u64 kiocb;		/* address of the last struct kiocb begun in it; 0: none */
+	u64 kiocb_seq;		/* its seq_begin */
+	u32 left;		/* numbers left in the block */
+	u8 kind;		/* OP_*: AIO_WRITE io_submit, URING_WRITE io_uring_enter, DIRECT_WRITE any write */
+	u8 by_kprobe;		/* 1: begun and ended by fallocate_kprobe.c */
+};
+
+/* A direct write between iomap_dio_rw() and iomap_dio_complete(). */
+struct write {
+	struct operation op;
+	u64 inode;		/* address of struct inode */
+	u8 queued;		/* 1: iomap_dio_rw() returned -EIOCBQUEUED */
+};
+
+struct inode_key {
+	u64 ino;
+	u64 dev;		/* kernel's dev_t of the super block */
+};
+
+struct applied_key {
+	u64 inode;		/* address of struct inode */
+	s64 offset;		/* bytes */
+};
+
+enum drop {
+	DROP_RING,		/* no room in the ring: one finished operation */
+	DROP_MAP,		/* no room in a map: one operation that began */
+	DROP_STALE,		/* an operation whose end was not seen gave way to a later one */
+	DROP_KINDS,
+};
+
+BPF_ARRAY(sequence, u64, 1);				/* numbers given out so far */
+BPF_HASH(watched, struct inode_key, u64, 4096);		/* inode -> st_dev */
+BPF_HASH(learning, u64, u64, 64);			/* pid_tgid of a thread in watch_file() -> st_dev */
+BPF_HASH(calls, u64, struct call, 16384);		/* pid_tgid -> system call of a thread */
+BPF_HASH(writes, u64, struct write, 65536);		/* address of struct kiocb -> write in flight */
+BPF_TABLE("lru_hash", struct applied_key, u64, applied, 16384);	/* write -> ns of its end_io */
+BPF_TABLE("lru_hash", u64, struct operation, punts, 16384);	/* address of struct kiocb -> begin of a write for a worker */
+BPF_PERCPU_ARRAY(drops, u64, DROP_KINDS);		/* enum drop -> operations lost */
+BPF_RINGBUF_OUTPUT(ring, RING_PAGES);			/* struct operation, finished */
+
+#define NO_WAKEUP	1	/* BPF_RB_NO_WAKEUP: the reader polls */
+
+#define FIELD(type, base, off) ({						\
+	type _value = 0;							\
+	bpf_probe_read_kernel(&_value, sizeof(_value), (void *)((u64)(base) + (off))); \
+	_value; })
+
+#define SYSCALL_ARG(regs, n)	FIELD(u64, regs, OFF_pt_regs_arg##n)
+
+/*
+ * *p += n, returning the old value, in one atomic step. BPF has had that since
+ * 5ca419f2864a (v5.12); the compiler in bcc emits it only for -mcpu=v3, which
+ * bcc cannot be asked for. So the instruction is spelled out, with the numbers of
+ * the registers that the compiler happened to choose.
+ */
+static inline u64 fetch_add(u64 *p, u64 n)
+{
+	asm volatile(
+		".irp n, 0,1,2,3,4,5,6,7,8,9\n"
+		".ifc %1,r\\n\n.set eofrace_p, \\n\n.endif\n"
+		".ifc %0,r\\n\n.set eofrace_n, \\n\n.endif\n"
+		".endr\n"
+		".byte 0xdb, eofrace_n << 4 | eofrace_p, 0, 0, 1, 0, 0, 0\n"
+		: "+r"(n) : "r"(p) : "memory");
+	return n;
+}
+
+/* The first of n numbers that nobody else gets. */
+static inline u64 take_numbers(u64 n)
+{
+	int zero = 0;
+	u64 *counter = sequence.lookup(&zero);
+
+	return counter ? fetch_add(counter, n) + 1 : 0;
+}
+
+static inline void count_drop(int kind)
+{
+	u64 *counter = drops.lookup(&kind);
+
+	if (counter)
+		__sync_fetch_and_add(counter, 1);
+}
+
+static inline s64 inode_size(u64 inode)
+{
+	return FIELD(s64, inode, OFF_inode_i_size);
+}
+
+static inline struct inode_key key_of(u64 inode)
+{
+	struct inode_key key = {};
+
+	key.ino = FIELD(u64, inode, OFF_inode_i_ino);
+	key.dev = FIELD(u32, FIELD(u64, inode, OFF_inode_i_sb), OFF_super_block_s_dev);
+	return key;
+}
+
+/* Fill in dev and ino; 0 if nobody watches the inode. */
+static inline int identify(struct operation *op, u64 inode)
+{
+	struct inode_key key;
+	u64 *dev;
+
+	if (!inode)
+		return 0;
+	key = key_of(inode);
+	dev = watched.lookup(&key);
+	if (!dev)
+		return 0;
+	op->ino = key.ino;
+	op->dev = *dev;
+	return 1;
+}
+
+/* current->files->fdt->fd[fd], as fdget() does; 0 if there is none. */
+static inline u64 file_of(u32 fd)
+{
+	u64 files = FIELD(u64, bpf_get_current_task(), OFF_task_struct_files);
+	u64 fdt = FIELD(u64, files, OFF_files_struct_fdt);
+
+	if (!fdt || fd >= FIELD(u32, fdt, OFF_fdtable_max_fds))
+		return 0;
+	return FIELD(u64, FIELD(u64, fdt, OFF_fdtable_fd) + 8ULL * fd, 0);
+}
+
+/* Who, where, when; not yet seq_begin. */
+static inline void begin_now(struct operation *op)
+{
+	u64 id = bpf_get_current_pid_tgid();
+
+	op->t_begin = bpf_ktime_get_ns();
+	op->pid = id >> 32;
+	op->tid = id;
+	op->cpu_begin = bpf_get_smp_processor_id();
+	op->size_begin = NONE_SIZE;
+	op->size_end = NONE_SIZE;
+	op->result = NONE_RESULT;
+	bpf_get_current_comm(op->comm, sizeof(op->comm));
+}
+
+/* The operation is over: number it and let it leave the kernel. */
+static inline void finish(struct operation *op, u64 inode, s64 result)
+{
+	struct operation *out;
+
+	op->size_end = inode_size(inode);
+	op->result = result;
+	op->cpu_end = bpf_get_smp_processor_id();
+	op->t_end = bpf_ktime_get_ns();
+	op->seq_end = take_numbers(1);
+	out = ring.ringbuf_reserve(sizeof(*out));
+	if (!out) {
+		count_drop(DROP_RING);
+		return;
+	}
+	__builtin_memcpy(out, op, sizeof(*out));
+	ring.ringbuf_submit(out, NO_WAKEUP);
+}
+
+/* Begin a call on one file: 0 if the file is watched and call is filled in, -1 if not. */
+static inline int begin_on_file(struct call *call, u64 file, u8 kind)
+{
+	call->inode = file ? FIELD(u64, file, OFF_file_f_inode) : 0;
+	if (!identify(&call->op, call->inode))
+		return -1;
+	begin_now(&call->op);
+	call->op.seq_begin = take_numbers(1);
+	call->op.op = kind;
+	call->kind = kind;
+	call->op.size_begin = inode_size(call->inode);
+	return 0;
+}
+
+static inline void enter_call(struct call *call)
+{
+	u64 id = bpf_get_current_pid_tgid();
+
+	if (calls.update(&id, call))
+		count_drop(DROP_MAP);
+}
+
+/* Note the time in the fallocate or truncate that the thread is in. */
+static inline int note_applied(void)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct call *call = calls.lookup(&id);
+
+	if (call && call->kind >= OP_FALLOCATE)
+		call->op.t_applied = bpf_ktime_get_ns();
+	return 0;
+}

@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * fallocate(2), on every file system. It begins when the thread enters the
+ * system call: one that waits for the inode lock is already in the kernel.
+ *
+ * XFS also says when it changes the file: the last of these before the end is
+ * t_applied. They fire with the inode locked, just before the change; the size is
+ * set last, by xfs_setattr (xfs_falloc_setsize() in v6.18, xfs_vn_setattr_size()
+ * in xfs_file_fallocate() before v6.13).
+ */
+
+/*
+ * Watch the file that this call names, if the thread asked for that. The kernel
+ * looks up its own names for the file, which stat(2) does not always tell: a
+ * btrfs subvolume has a st_dev of its own (btrfs_getattr()).
+ */
+static inline int learn(u64 file)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	u64 *dev = learning.lookup(&id);
+	struct inode_key key;
+
+	if (!dev)
+		return 0;
+	if (file) {
+		key = key_of(FIELD(u64, file, OFF_file_f_inode));
+		watched.update(&key, dev);
+	}
+	return 1;
+}
+
+static inline void fallocate_enter(u64 regs)
+{
+	struct call call = {};
+
+	if (learn(file_of(SYSCALL_ARG(regs, 0))))
+		return;
+	if (begin_on_file(&call, file_of(SYSCALL_ARG(regs, 0)), OP_FALLOCATE))
+		return;
+	call.op.flags = SYSCALL_ARG(regs, 1);
+	call.op.offset = SYSCALL_ARG(regs, 2);
+	call.op.length = SYSCALL_ARG(regs, 3);
+	enter_call(&call);
+}
+
+int on_xfs_alloc_file_space(struct bpf_raw_tracepoint_args *ctx)
+{
+	return note_applied();
+}
+
+int on_xfs_zero_file_space(struct bpf_raw_tracepoint_args *ctx)
+{
+	return note_applied();
+}
+
+int on_xfs_free_file_space(struct bpf_raw_tracepoint_args *ctx)
+{
+	return note_applied();
+}
+
+int on_xfs_setattr(struct bpf_raw_tracepoint_args *ctx)
+{
+	return note_applied();
+}

@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * ftruncate(2), on every file system. offset is the new size, length is 0.
+ * truncate(2) and open(2) with O_TRUNC name a path, which is not resolved here.
+ * On XFS t_applied is when xfs_vn_setattr_size() begins, with the inode locked.
+ */
+static inline void truncate_enter(u64 regs)
+{
+	struct call call = {};
+
+	if (begin_on_file(&call, file_of(SYSCALL_ARG(regs, 0)), OP_TRUNCATE))
+		return;
+	call.op.offset = SYSCALL_ARG(regs, 1);
+	enter_call(&call);
+}
