@@ -202,11 +202,16 @@ static inline void finish(struct operation *op, u64 inode, s64 result)
 {
 	struct operation *out;
 
-	op->size_end = inode_size(inode);
 	op->result = result;
 	op->cpu_end = bpf_get_smp_processor_id();
 	op->t_end = bpf_ktime_get_ns();
 	op->seq_end = take_numbers(1);
+	/*
+	 * The size comes after the number: read before it, a write that ends in
+	 * between would have an earlier number and lie beyond the size, as if this
+	 * operation had cut it off.
+	 */
+	op->size_end = inode_size(inode);
 	out = ring.ringbuf_reserve(sizeof(*out));
 	if (!out) {
 		count_drop(DROP_RING);
