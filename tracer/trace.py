@@ -21,6 +21,8 @@ import pyarrow.parquet as pq
 
 from tracer.errors import TraceError, UsageError
 from tracer.operations import NONE_RESULT, NONE_SIZE, OPERATION, Op
+from tracer.output import atomic_output
+from tracer.report.escape import printable
 from tracer.trace_meta import MAX_METADATA, SCHEMA, TraceMeta, decode, encode, short
 
 __all__ = ["COLUMNS", "MAX_OPERATIONS", "SCHEMA", "Operations", "Trace", "TraceMeta", "as_dict", "read", "write"]
@@ -110,9 +112,9 @@ def as_dict(operation: np.void) -> dict[str, Any]:
 def write(target: str | Path | BinaryIO, ops: Operations, meta: TraceMeta) -> None:
     """Write ops (n,) of OPERATION, in any order, and what has to be known of them, to a path or a binary file.
 
-    A path is written in place; whoever wants all or nothing passes a file that is renamed when it is whole.
-    A `comm` that is not UTF-8 keeps its readable part. Raises OSError, and ValueError for an array that is no
-    array of operations: that is a bug of the caller.
+    A path is replaced when the trace is whole, and not touched before (`tracer.output`). A `comm` that is not
+    UTF-8 keeps its readable part. Raises UsageError for a path that cannot be written, OSError for a file that
+    cannot, and ValueError for an array that is no array of operations: that is a bug of the caller.
     """
     if ops.dtype != OPERATION or ops.ndim != 1:
         raise ValueError(f"not a one-dimensional array of OPERATION: {ops.dtype}")
@@ -123,7 +125,7 @@ def write(target: str | Path | BinaryIO, ops: Operations, meta: TraceMeta) -> No
     order = np.argsort(ops["seq_begin"], kind="stable")
     with contextlib.ExitStack() as stack:
         # Never a name for Arrow: it would take "s3://..." for a URI.
-        sink = stack.enter_context(Path(target).open("wb")) if isinstance(target, str | Path) else target
+        sink = stack.enter_context(atomic_output(target)) if isinstance(target, str | Path) else target
         # Checksums: a flipped bit must read as damage, not as another operation.
         writer = pq.ParquetWriter(sink, schema, compression="zstd", write_page_checksum=True)
         stack.enter_context(writer)
@@ -160,7 +162,7 @@ def read(path: str | Path) -> Trace:
     Raises UsageError where the file cannot be opened, TraceError for everything that is wrong with it.
     """
     path = Path(path)
-    name = str(path) if str(path).isprintable() else repr(str(path))
+    name = printable(str(path))
     try:
         # A FIFO would wait for its writer for ever, and a device would never end.
         if not stat.S_ISREG(path.stat().st_mode):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from tracer.errors import TraceError
+from tracer.report.escape import printable
 
 SCHEMA = "eofrace.trace/1"
 """Version of the file's schema; the number grows when a reader of the old one would be misled."""
@@ -117,6 +118,5 @@ _META_CHECKS = {
 
 def short(value: object) -> str:
     """Something untrusted for a message: one line, printable, not long."""
-    text = str(value).strip().partition("\n")[0]
-    text = text if text.isprintable() else repr(text)[1:-1]
+    text = printable(str(value).strip().partition("\n")[0])
     return text if len(text) <= 120 else text[:117] + "..."
