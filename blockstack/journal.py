@@ -97,8 +97,8 @@ class Journal:
     def end(self, entry: Entry, result: int, size: Callable[[], int] | None = None) -> None:
         """Close an interval now. `result` is as the system call's: bytes or 0, or -errno.
 
-        `size` samples i_size after the end was stamped, never before: a write that ended in between would otherwise look
-        as if this entry had cut it off.
+        `size` samples i_size after the end was stamped, never before: a write that ended in between would otherwise
+        look as if this entry had cut it off.
         """
         entry.t_end = time.monotonic_ns()
         entry.seq_end = next(self._sequence)

@@ -33,4 +33,7 @@ BEHAVIOURS: dict[str, Callable[[FileCalls], "FallocateBehaviour"]] = {
 }
 """Constructors by the name `--fallocate` takes; the argument is the file's system calls."""
 
-__all__ = ["BEHAVIOURS", "FallocateBehaviour", "FileCalls", "KernelFallocate", "LegacyXfsFallocate"]
+RACY = frozenset({"legacy-xfs"})
+"""Behaviours that lose data on every kernel, unless the driver keeps the operations apart."""
+
+__all__ = ["BEHAVIOURS", "RACY", "FallocateBehaviour", "FileCalls", "KernelFallocate", "LegacyXfsFallocate"]

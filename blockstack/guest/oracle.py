@@ -1,6 +1,5 @@
 """Knows which write owns every sector of the guest's disk, and counts every byte that reads back otherwise."""
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,9 +9,6 @@ from blockstack.guest.stamp import WORD, decode, stamp
 
 SECTOR = 512
 """Granularity of ownership, in bytes: guest writes are multiples of it."""
-
-Reader = Callable[[int, int], bytes]
-"""Reads (offset, length) of the guest's disk; exactly `length` bytes."""
 
 
 @dataclass(slots=True)
@@ -56,15 +52,9 @@ class Oracle:
             owners[within // SECTOR : (within + count) // SECTOR] = number
             at += count
 
-    def compare(self, read: Reader, others: Iterable[int] = ()) -> Damage:
-        """Read every cluster with data, and the clusters `others`, and count what differs from what must be there."""
-        damage = Damage()
-        for cluster in sorted(self._owners.keys() | set(others)):
-            data = np.frombuffer(read(cluster * self.cluster_size, self.cluster_size), dtype=np.uint8)
-            self._compare_cluster(cluster, data, damage)
-        return damage
-
-    def _compare_cluster(self, cluster: int, data: npt.NDArray[np.uint8], damage: Damage) -> None:
+    def compare_cluster(self, cluster: int, content: bytes, damage: Damage) -> None:
+        """Add to `damage` what differs in one guest cluster from what must be there: zeroes, where nobody wrote."""
+        data = np.frombuffer(content, dtype=np.uint8)
         start = cluster * self.cluster_size
         sectors = self._owners.get(cluster)
         if sectors is None:
@@ -85,3 +75,17 @@ class Oracle:
         damage.foreign_bytes += int(np.count_nonzero(wrong & ~zero & ~stale & ~misplaced))
         edges = np.flatnonzero(np.diff(wrong, prepend=False, append=False))
         damage.ranges.extend((start + int(a), start + int(b)) for a, b in edges.reshape(-1, 2))
+
+    def predict(self, cluster: int, start: int, end: int, damage: Damage) -> None:
+        """Count the guest's bytes in [start, end) of a cluster as gone, as if zeroes were read there."""
+        owners = self._owners.get(cluster)
+        if owners is None:
+            return
+        content = np.repeat(owners != 0, SECTOR)
+        content[:start] = content[end:] = False
+        count = int(np.count_nonzero(content))
+        if count:
+            damage.zero_bytes += count
+            damage.clusters.add(cluster)
+            edges = np.flatnonzero(np.diff(content, prepend=False, append=False)) + cluster * self.cluster_size
+            damage.ranges.extend((int(a), int(b)) for a, b in edges.reshape(-1, 2))

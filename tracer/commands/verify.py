@@ -1,0 +1,139 @@
+"""`eofrace verify`: which strategy keeps guest data safe, shown on this host."""
+
+import secrets
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from blockstack.aio import ENGINES
+from blockstack.fallocate import BEHAVIOURS
+from blockstack.guest.stamp import MAX_WRITES
+from blockstack.strategies import STRATEGIES
+from tracer.errors import UnsupportedError
+
+DEFAULT_WRITES = 2000
+_MOST_WRITES = min(100_000, MAX_WRITES)
+
+_EPILOG = """\b
+Examples:
+  eofrace verify                                   all strategies, both columns, on a scratch XFS
+  eofrace verify --strategy serialise --seed 7     one strategy (and its control), a run of yesterday again
+  eofrace verify --evidence kernel --json -        JSON on stdout; refuse to do without eBPF
+  eofrace verify --dir /mnt/images -o evidence     on a directory of yours; keep the traces
+
+\b
+Exit status: 0 every protecting strategy is confirmed, 1 one is unsafe or corrupt,
+2 wrong usage, 3 inconclusive, 4 this host cannot do it."""
+
+
+@click.command(epilog=_EPILOG)
+@click.option(
+    "--strategy",
+    "strategies",
+    multiple=True,
+    type=click.Choice(list(STRATEGIES)),
+    help="Judge this strategy; may be repeated. The control `none` always runs.  [default: all]",
+)
+@click.option(
+    "--fs",
+    type=click.Choice(["xfs", "ext4", "btrfs"]),
+    help="File system of the scratch.  [default: xfs, or what --dir lies on]",
+)
+@click.option(
+    "--aio",
+    type=click.Choice(["native", "threads", "io_uring"]),
+    help="How data writes reach the kernel.  [default: native]",
+)
+@click.option(
+    "--fallocate",
+    "fallocates",
+    multiple=True,
+    type=click.Choice(list(BEHAVIOURS)),
+    help="As this kernel does it, or as XFS did before 5.5; may be repeated.  [default: both]",
+)
+@click.option(
+    "--writes",
+    type=click.IntRange(1, _MOST_WRITES),
+    default=DEFAULT_WRITES,
+    show_default=True,
+    help="Guest writes in each cell.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Of the workload.  [default: another one every time]")
+@click.option(
+    "--cluster-size",
+    type=click.Choice(["4096", "8192", "16384", "32768", "65536", "131072", "262144"]),
+    default="65536",
+    show_default=True,
+    help="Of the image, in bytes; small ones grow more metadata.",
+)
+@click.option(
+    "--evidence",
+    type=click.Choice(["auto", "kernel", "driver"]),
+    default="auto",
+    show_default=True,
+    help="What eBPF sees, or the driver's own clock; auto falls back and says so.",
+)
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path),
+    help="Put the images into this directory instead of a scratch file system.",
+)
+@click.option(
+    "-o",
+    "--output",
+    "output",
+    type=click.Path(path_type=Path),
+    help="Keep a trace of every cell (Parquet) and verify.json in this directory.",
+)
+@click.option("--json", "json_file", metavar="FILE", help="Write the result as JSON; - is stdout.")
+@click.option(
+    "-v", "--verbose", is_flag=True, help="More on every cell: reasons, qemu-img check, block I/O delays, hooks."
+)
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no table: the exit status and files alone.")
+def verify(
+    strategies: Sequence[str],
+    fs: str | None,
+    aio: str | None,
+    fallocates: Sequence[str],
+    writes: int,
+    seed: int | None,
+    cluster_size: str,
+    evidence: str,
+    directory: Path | None,
+    output: Path | None,
+    json_file: str | None,
+    verbose: bool,
+    quiet: bool,
+) -> None:
+    """Run a guest workload under every strategy, and judge what the kernel saw.
+
+    Each cell of the matrix (strategy x behaviour of fallocate) plays the same seeded writes on a fresh qcow2 image,
+    watched by eBPF; then every byte is compared with what the guest wrote. `legacy-xfs` runs each fallocate in the
+    racy order of XFS before 5.5, so that the harness shows on a healthy host that it sees the loss.
+    """
+    from tracer.output import check_writable, make_directory
+    from tracer.verify.options import Options
+    from tracer.verify.session import Session
+
+    if aio is not None and aio not in ENGINES:
+        raise UnsupportedError(f"aio={aio} is not in this version: use --aio {' or '.join(ENGINES)}")
+    if json_file is not None:
+        check_writable(json_file)
+    if output is not None:
+        make_directory(output)
+    options = Options(
+        strategies=tuple(STRATEGIES[name] for name in dict.fromkeys(strategies or STRATEGIES)),
+        fallocates=tuple(dict.fromkeys(fallocates or BEHAVIOURS)),
+        fs=fs,
+        aio=aio,
+        evidence=evidence,
+        directory=directory,
+        writes=writes,
+        seed=secrets.randbelow(2**31) if seed is None else seed,
+        cluster_size=int(cluster_size),
+    )
+    session = Session(options, output, json_file, verbose=verbose, quiet=quiet)
+    sys.exit(session.run())

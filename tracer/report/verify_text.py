@@ -1,0 +1,133 @@
+"""`verify` in the terminal: one table, a sentence for every verdict that is not `confirmed`, and what was missing."""
+
+import os
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tracer.analysis.hazards import Verdict
+from tracer.report.escape import printable
+from tracer.verify.cell import Cell
+from tracer.verify.matrix import Report
+
+WIDTH = 118
+"""Columns that the table takes; a narrower terminal folds its lines."""
+
+_STYLE = {
+    Verdict.CONFIRMED: "green",
+    Verdict.INCONCLUSIVE: "yellow",
+    Verdict.UNSAFE: "magenta",
+    Verdict.CORRUPT: "bold red",
+}
+_COLUMNS = (
+    "strategy",
+    "fallocate",
+    "zero-\nwrites",
+    "post-EOF\nfalloc.",
+    "con-\nflicts",
+    "ex-\nposed",
+    "kernel-\nserial.",
+    "lost\nbytes",
+    "drop-\nped",
+    "wai-\nted",
+    "smallest\ngap",
+    "verdict",
+)
+
+
+def print_report(report: Report, console: Console, *, verbose: bool) -> None:
+    """Print the table, the sentences and the notes."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for index, title in enumerate(_COLUMNS):
+        left = index < 2 or index == len(_COLUMNS) - 1
+        table.add_column(title, justify="left" if left else "right", no_wrap=True, vertical="bottom")
+    for cell in report.cells:
+        table.add_row(*_row(cell), end_section=cell is _last_of_column(report, cell))
+    console.print(table)
+    for cell in report.cells:
+        verdict = cell.judgement.verdict
+        if verdict is Verdict.CONFIRMED and not verbose:
+            continue
+        role = " (the control, expected)" if cell.is_control and verdict in (Verdict.UNSAFE, Verdict.CORRUPT) else ""
+        line = Text(f"{cell.strategy} x {cell.fallocate}: ", style="bold")
+        line.append(verdict.value, style=_STYLE[verdict]).append(f"{role}: {cell.judgement.reason}.", style="not bold")
+        console.print(line)
+    if verbose:
+        _print_details(report, console)
+    console.print(Text(_conditions(report)))
+    for note in dict.fromkeys((*report.notes, *(note for cell in report.cells for note in cell.notes))):
+        console.print(Text(f"note: {printable(note)}", style="yellow"))
+    overall = report.overall
+    console.print(Text(f"verdict: {overall.verdict}", style=_STYLE[overall.verdict]).append(f" ({overall.reason})"))
+
+
+def _row(cell: Cell) -> list[str | Text]:
+    counts = cell.counts
+    verdict = cell.judgement.verdict
+    return [
+        cell.strategy,
+        cell.fallocate,
+        str(cell.zero_writes),
+        str(cell.post_eof_fallocates),
+        str(counts.conflicts),
+        str(counts.exposed),
+        str(counts.kernel_serialised),
+        str(counts.lost_bytes),
+        str(counts.dropped),
+        str(cell.waits),
+        _duration(cell.min_gap_ns),
+        Text(verdict.value, style=_STYLE[verdict]),
+    ]
+
+
+def _duration(nanoseconds: int | None) -> str:
+    if nanoseconds is None:
+        return "-"
+    return f"{nanoseconds / 1000:.1f} us"
+
+
+def _last_of_column(report: Report, cell: Cell) -> Cell:
+    return [other for other in report.cells if other.fallocate == cell.fallocate][-1]
+
+
+def _conditions(report: Report) -> str:
+    """What the table rests on, in one paragraph: file system, engine, evidence, seed, and how to have it again."""
+    first = report.cells[0]
+    options = report.options
+    how = f"evidence: {first.evidence}"
+    if first.evidence == "driver":
+        how += " (the driver's own clock: the kernel was not watched; `eofrace doctor` says what it takes)"
+    return (
+        f"{first.fs}, aio={first.aio}, kernel {report.kernel}; {how}; {options.writes} guest writes,"
+        f" {options.depth} in flight, clusters of {options.cluster_size} bytes, seed {options.seed}"
+        f" (again: --seed {options.seed})"
+    )
+
+
+def _print_details(report: Report, console: Console) -> None:
+    for cell in report.cells:
+        counts = cell.counts
+        parts = [
+            f"{cell.guest_writes} guest writes, {counts.lost} writes lost, {counts.lost_bytes_traced} bytes lost by"
+            f" the trace, {counts.unfinished} unfinished, {counts.unseen} calls unseen"
+        ]
+        if cell.qemu_img_check is not None:
+            parts.append("qemu-img check: " + ", ".join(f"{n} {what}" for what, n in cell.qemu_img_check.items()))
+        if cell.block_io_delay_ns is not None:
+            waited = {tid: spent for tid, spent in cell.block_io_delay_ns.items() if spent}
+            parts.append(
+                "block I/O delay: "
+                + (", ".join(f"{_thread(tid)} {spent / 1e6:.1f} ms" for tid, spent in waited.items()) or "none")
+                + f" ({len(cell.block_io_delay_ns)} threads)"
+            )
+        if cell.trace is not None:
+            parts.append(f"trace: {printable(cell.trace)}")
+        console.print(Text(f"{cell.strategy} x {cell.fallocate}: " + "; ".join(parts)))
+    for hook, mechanism in report.mechanisms.items():
+        console.print(Text(f"hook {hook}: {mechanism}"))
+
+
+def _thread(tid: int) -> str:
+    return "main" if tid == os.getpid() else f"worker {tid}"

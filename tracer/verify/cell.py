@@ -1,0 +1,120 @@
+"""One cell of the matrix: played, counted, judged."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from blockstack.fallocate import RACY
+from blockstack.guest import Plan
+from blockstack.journal import RequestFlag
+from blockstack.strategies import CONTROL, Strategy
+from tracer.analysis.conflicts import GuestPairs, guest_pairs, min_gap_ns, together, waited
+from tracer.analysis.rules import Outcome
+from tracer.analysis.rules.post_eof_fallocate import RULE, post_eof_fallocates
+from tracer.analysis.verdict import Counts, Judgement, judge
+from tracer.operations import Op
+from tracer.verify.ground import Ground
+from tracer.verify.play import Played, play
+
+if TYPE_CHECKING:
+    from tracer.verify.evidence import Operations
+
+
+@dataclass(slots=True)
+class Cell:
+    """What one cell has shown. Counts are of this cell alone."""
+
+    strategy: str
+    fallocate: str
+    fs: str
+    aio: str
+    evidence: str
+    guest_writes: int
+    zero_writes: int
+    post_eof_fallocates: int
+    waits: int  # requests that waited for another one
+    min_gap_ns: int | None
+    counts: Counts
+    judgement: Judgement
+    ops: "Operations"
+    mechanisms: dict[str, str]  # hook -> how it was attached; none where the driver is the evidence
+    pairs: GuestPairs  # guest requests behind its exposed pairs
+    block_io_delay_ns: dict[int, int] | None
+    qemu_img_check: dict[str, int] | None
+    notes: list[str] = field(default_factory=list)
+    trace: str | None = None
+
+    @property
+    def is_control(self) -> bool:
+        """Whether the cell is there to show the hazard."""
+        return self.strategy == CONTROL
+
+
+def run_cell(
+    ground: Ground,
+    plan: Plan,
+    strategy: Strategy,
+    fallocate: str,
+    control: Cell | None,
+    progress: Callable[[int], None],
+) -> Cell:
+    """Play and judge one cell. `control` is the control's cell of the same column, None for the control itself."""
+    played = play(ground, plan, strategy, fallocate, progress)
+    ops = played.evidence.ops
+    found = RULE.pairs(ops)
+    conflicts = waited(ops)
+    requests = ops[ops["op"] == Op.MARK_REQUEST]
+    zero_writes = int(((requests["flags"] & RequestFlag.ZERO_WRITE) != 0).sum())
+    if control is None:
+        exercised = len(found.first)
+    elif zero_writes:
+        exercised = len(conflicts)
+    else:
+        exercised = together(ops, control.pairs)
+    counts = _count(played, found.outcome.tolist(), exercised)
+    waits = ops[ops["op"] == Op.MARK_WAIT]
+    readback = played.readback
+    return Cell(
+        strategy=strategy.name,
+        fallocate=fallocate,
+        fs=ground.scratch.fs,
+        aio=ground.aio,
+        evidence=ground.evidence,
+        guest_writes=played.acknowledged,
+        zero_writes=zero_writes,
+        post_eof_fallocates=int(post_eof_fallocates(ops).sum()),
+        waits=len(set(waits["request"].tolist())),
+        min_gap_ns=min_gap_ns(ops, conflicts, found),
+        counts=counts,
+        judgement=judge(
+            counts,
+            is_control=control is None,
+            may_lose=fallocate in RACY,
+            control=None if control is None else control.judgement,
+        ),
+        ops=ops,
+        mechanisms={} if ground.probes is None else dict(ground.probes.mechanisms),
+        pairs=guest_pairs(ops, found),
+        block_io_delay_ns=played.block_io_delay_ns,
+        qemu_img_check=None if readback is None else readback.check,
+        notes=played.notes if readback is None else [*played.notes, *readback.notes],
+    )
+
+
+def _count(played: Played, outcomes: list[int], conflicts: int) -> Counts:
+    readback = played.readback
+    worst = None if readback is None else readback.worst
+    return Counts(
+        conflicts=conflicts,
+        exposed=len(outcomes),
+        kernel_serialised=outcomes.count(Outcome.KERNEL_SERIALISED),
+        lost=outcomes.count(Outcome.LOST),
+        lost_bytes=0 if worst is None else worst.bytes,
+        lost_bytes_traced=played.lost_bytes_traced,
+        corrupt_clusters=0 if worst is None else len(worst.clusters),
+        check_errors=0 if readback is None else readback.check_errors,
+        dropped=played.dropped,
+        unfinished=played.unfinished,
+        unseen=played.evidence.unseen,
+        failure=played.failure,
+    )

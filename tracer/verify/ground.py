@@ -1,0 +1,206 @@
+"""The ground a run stands on: a scratch file system, eyes in the kernel if there are any, and an AIO engine that works.
+
+What a host cannot do is found by trying, and each step back (from XFS to whatever there is, from the kernel's evidence
+to the driver's, from Linux AIO to threads) leaves a note that names its cause.
+"""
+
+import asyncio
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from blockstack.aio import ENGINES
+from blockstack.guest import Plan, make_plan
+from blockstack.journal import Journal
+from blockstack.strategies import CONTROL, STRATEGIES
+from tracer import attach
+from tracer.errors import EofraceError, UnsupportedError, UsageError
+from tracer.lab.namespace import enter_private_namespace
+from tracer.lab.scratch import Scratch, default_directory, directory_scratch, loop_scratch
+from tracer.operations import Op
+from tracer.recorder import Recorder
+from tracer.verify.evidence import Evidence, driver_evidence, kernel_evidence
+from tracer.verify.options import Options
+from tracer.verify.play import Played, play
+
+_LOOP_MINIMUM = 8 << 30
+"""Size of the scratch file system in bytes; sparse. XFS frees deleted files late, and keeps reserves."""
+_PREFLIGHT_WRITES = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What every cell of a run shares."""
+
+    scratch: Scratch
+    aio: str
+    direct: bool  # O_DIRECT
+    stand_in: bool  # the scratch is not XFS and stands in for it
+    probes: attach.Probes | None
+    recorder: Recorder | None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def evidence(self) -> str:
+        """`kernel` or `driver`."""
+        return "driver" if self.recorder is None else "kernel"
+
+    @property
+    def write_op(self) -> Op:
+        """What a data write of the driver is, by its own evidence."""
+        if not self.direct:
+            return Op.BUFFERED_WRITE
+        return Op.AIO_WRITE if self.aio == "native" else Op.DIRECT_WRITE
+
+    def gather(self, journal: Journal, dev: int, ino: int) -> tuple[Evidence, int, int]:
+        """The evidence on one file since the last call: the trace, events dropped, operations unfinished."""
+        if self.recorder is None:
+            evidence = driver_evidence(journal, dev=dev, ino=ino, write=self.write_op)
+            unfinished = int(sum(evidence.ops["seq_end"] == 0))
+            return evidence, 0, unfinished
+        seen = self.recorder.take()
+        evidence = kernel_evidence(seen, journal, dev=dev, ino=ino)
+        return evidence, self.recorder.dropped, int(sum(evidence.ops["seq_end"] == 0))
+
+
+@contextlib.contextmanager
+def prepare(options: Options, plan: Plan) -> Iterator[Ground]:
+    """Set everything up, and take it down again. Raises UsageError, UnsupportedError."""
+    notes: list[str] = []
+    with contextlib.ExitStack() as stack:
+        private = _private_namespace(options, notes)
+        scratch, stand_in = _scratch(options, plan, private, notes, stack)
+        _need_space(scratch.path, plan)
+        aio, direct = _engine(options, scratch, notes)
+        probes = recorder = None
+        if options.evidence != "driver" and private:
+            probes, recorder = _eyes(options, notes, stack)
+        ground = Ground(scratch, aio, direct, stand_in, probes, recorder, notes)
+        if recorder is not None:
+            missing = _preflight(ground)
+            if missing:
+                note = f"the hooks do not see all writes on {scratch.fs} ({missing} missing in a trial)"
+                if options.evidence == "kernel":
+                    raise UnsupportedError(f"{note}: use --fs xfs, or --evidence driver")
+                notes.append(note)
+                ground = Ground(scratch, aio, direct, stand_in, None, None, notes)
+        yield ground
+
+
+def _private_namespace(options: Options, notes: list[str]) -> bool:
+    try:
+        enter_private_namespace()
+    except UnsupportedError as error:
+        if options.evidence == "kernel":
+            raise
+        notes.append(str(error))
+        return False
+    return True
+
+
+def _scratch(
+    options: Options, plan: Plan, private: bool, notes: list[str], stack: contextlib.ExitStack
+) -> tuple[Scratch, bool]:
+    if options.directory is not None:
+        scratch = stack.enter_context(directory_scratch(options.directory))
+        if options.fs not in (None, scratch.fs):
+            raise UsageError(
+                f"--dir {options.directory} lies on {scratch.fs}, not on {options.fs}: name another one, or leave --fs"
+                f" out"
+            )
+        return scratch, False
+    fs = options.fs or "xfs"
+    where = default_directory()
+    if private:
+        try:
+            size = max(_LOOP_MINIMUM, 6 * plan.bytes_allocated)
+            _need_space(where, plan)
+            return stack.enter_context(loop_scratch(fs, size, where)), False
+        except UnsupportedError as error:
+            if options.evidence == "kernel":
+                raise
+            notes.append(str(error))
+    elif not notes:
+        notes.append("no scratch file system can be mounted")
+    scratch = stack.enter_context(directory_scratch(where))
+    if scratch.fs == fs:
+        return scratch, False
+    if fs != "xfs":
+        raise UnsupportedError(f"{fs} cannot be mounted here ({notes[-1]}), and {where} lies on {scratch.fs}")
+    notes.append(f"{scratch.fs} ({where}) stands in for XFS: the strategies are told that it is XFS with aio=native")
+    return scratch, True
+
+
+def _need_space(path: Path, plan: Plan) -> None:
+    status = os.statvfs(path)
+    free, needed = status.f_bavail * status.f_frsize, 2 * plan.bytes_allocated + (64 << 20)
+    if free < needed:
+        raise UnsupportedError(
+            f"{path} has {free >> 20} MiB free and the run needs {needed >> 20} MiB: make room, set --dir or TMPDIR,"
+            " or lower --writes"
+        )
+
+
+def _engine(options: Options, scratch: Scratch, notes: list[str]) -> tuple[str, bool]:
+    """The AIO engine to use, and whether O_DIRECT works."""
+    direct = True
+    with scratch.new_file() as file:
+        try:
+            os.close(os.open(file.path, os.O_RDWR | os.O_DIRECT))
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            direct = False
+        wanted = options.aio or "native"
+        if wanted != "native":
+            return wanted, direct
+        why = "O_DIRECT is refused" if not direct else _aio_refused(file.path)
+    if why is None:
+        return "native", True
+    if options.aio == "native":
+        raise UnsupportedError(
+            f"aio=native does not work on {scratch.fs} here ({why}): use --aio threads or another --dir"
+        )
+    notes.append(f"aio=threads was chosen: {why} on {scratch.fs}")
+    return "threads", direct
+
+
+def _aio_refused(path: Path) -> str | None:
+    async def attempt() -> str | None:
+        fd = os.open(path, os.O_RDWR | os.O_DIRECT)
+        try:
+            ENGINES["native"](fd, None).close()
+        except OSError as error:
+            return f"Linux AIO is refused ({error.strerror or error})"
+        finally:
+            os.close(fd)
+        return None
+
+    return asyncio.run(attempt())
+
+
+def _eyes(
+    options: Options, notes: list[str], stack: contextlib.ExitStack
+) -> tuple[attach.Probes | None, Recorder | None]:
+    try:
+        probes = stack.enter_context(attach.attach())
+    except UnsupportedError as error:
+        if options.evidence == "kernel":
+            raise
+        notes.append(str(error))
+        return None, None
+    return probes, stack.enter_context(Recorder(probes))
+
+
+def _preflight(ground: Ground) -> int:
+    """Play a few writes; how many of the driver's calls the hooks did not show. Raises EofraceError if it cannot be
+    played.
+    """
+    plan = make_plan(1, _PREFLIGHT_WRITES)
+    played: Played = play(ground, plan, STRATEGIES[CONTROL], "kernel", lambda _: None)
+    if played.failure is not None:
+        raise EofraceError(f"a trial run failed: {played.failure}")
+    return played.evidence.unseen

@@ -1,0 +1,135 @@
+"""Runs the matrix, strategies x fallocate behaviours, each column behind its control; and what it all means."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from blockstack.guest import make_plan
+from blockstack.strategies import CONTROL, STRATEGIES
+from tracer.analysis.hazards import Verdict
+from tracer.analysis.verdict import Judgement, worst
+from tracer.errors import Status, UsageError
+from tracer.verify.cell import Cell, run_cell
+from tracer.verify.ground import prepare
+from tracer.verify.options import Options
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A finished run."""
+
+    options: Options
+    kernel: str
+    cells: list[Cell]
+    notes: list[str]
+    mechanisms: dict[str, str]
+    overall: Judgement
+
+    @property
+    def status(self) -> Status:
+        """Exit status of the command."""
+        if self.overall.verdict is Verdict.CONFIRMED:
+            return Status.OK
+        return Status.INCONCLUSIVE if self.overall.verdict is Verdict.INCONCLUSIVE else Status.HAZARD
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Told while a run goes on."""
+
+    started: Callable[[str, str, int, int], None]
+    """(strategy, fallocate, number of the cell from 1, cells in all)."""
+    acknowledged: Callable[[int], None]
+    """Guest writes acknowledged so far in this cell."""
+    finished: Callable[[Cell], None]
+
+
+def run(options: Options, progress: Progress) -> Report:
+    """Run every cell. Raises UsageError, UnsupportedError."""
+    try:
+        plan = make_plan(options.seed, options.writes, options.cluster_size)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    protecting = [strategy for strategy in options.strategies if strategy.name != CONTROL]
+    total = len(options.fallocates) * (1 + len(protecting))
+    cells: list[Cell] = []
+    with prepare(options, plan) as ground:
+        for fallocate in options.fallocates:
+            control: Cell | None = None
+            for strategy in (STRATEGIES[CONTROL], *protecting):
+                progress.started(strategy.name, fallocate, len(cells) + 1, total)
+                cell = run_cell(ground, plan, strategy, fallocate, control, progress.acknowledged)
+                control = control or cell
+                cells.append(cell)
+                progress.finished(cell)
+                cell.ops = cell.ops[:0].copy()  # a long run would keep millions of them otherwise
+        return Report(options, os.uname().release, cells, ground.notes, cells[0].mechanisms, _overall(cells))
+
+
+def _overall(cells: list[Cell]) -> Judgement:
+    """The worst of the protecting cells; inconclusive if a control shows nothing."""
+    silent = [cell for cell in cells if cell.is_control and cell.judgement.verdict is Verdict.INCONCLUSIVE]
+    protecting = [cell for cell in cells if not cell.is_control]
+    verdict = worst([cell.judgement.verdict for cell in protecting])
+    if silent and verdict is Verdict.CONFIRMED:
+        verdict = Verdict.INCONCLUSIVE
+    if verdict is not Verdict.CONFIRMED:
+        guilty = [cell for cell in (*protecting, *silent) if cell.judgement.verdict is verdict]
+        names = ", ".join(f"{cell.strategy} x {cell.fallocate}" for cell in guilty)
+        return Judgement(verdict, f"{verdict}: {names}")
+    if not protecting:
+        return Judgement(
+            verdict, "the control shows the hazard; no protecting strategy was run, and nothing is claimed"
+        )
+    return Judgement(verdict, f"{len(protecting)} protecting cells confirmed, and every control shows the hazard")
+
+
+def to_json(report: Report, host: dict[str, Any]) -> dict[str, Any]:
+    """The run in the schema `eofrace.verify/1` (design.md), with fields of its own beside the documented ones."""
+    return {
+        "schema": "eofrace.verify/1",
+        "host": host,
+        "seed": report.options.seed,
+        "writes": report.options.writes,
+        "cluster_size": report.options.cluster_size,
+        "notes": report.notes,
+        "mechanisms": report.mechanisms,
+        "cells": [_cell_json(cell, report.kernel) for cell in report.cells],
+        "verdict": report.overall.verdict.value,
+        "reason": report.overall.reason,
+    }
+
+
+def _cell_json(cell: Cell, kernel: str) -> dict[str, Any]:
+    counts = cell.counts
+    delay = cell.block_io_delay_ns
+    return {
+        "strategy": cell.strategy,
+        "fs": cell.fs,
+        "aio": cell.aio,
+        "fallocate": cell.fallocate,
+        "kernel": kernel,
+        "evidence": cell.evidence,
+        "guest_writes": cell.guest_writes,
+        "zero_writes": cell.zero_writes,
+        "post_eof_fallocates": cell.post_eof_fallocates,
+        "conflicts": counts.conflicts,
+        "exposed": counts.exposed,
+        "kernel_serialised": counts.kernel_serialised,
+        "lost": counts.lost,
+        "lost_events": counts.dropped,
+        "unfinished": counts.unfinished,
+        "unseen": counts.unseen,
+        "lost_bytes": counts.lost_bytes,
+        "lost_bytes_traced": counts.lost_bytes_traced,
+        "corrupt_clusters": counts.corrupt_clusters,
+        "waits": cell.waits,
+        "min_gap_ns": cell.min_gap_ns,
+        "verdict": cell.judgement.verdict.value,
+        "reason": cell.judgement.reason,
+        "trace": cell.trace,
+        "qemu_img_check": cell.qemu_img_check,
+        "block_io_delay_ns": None if delay is None else {str(tid): spent for tid, spent in delay.items()},
+        "notes": cell.notes,
+    }
