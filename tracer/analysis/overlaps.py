@@ -124,9 +124,7 @@ def _expand(
     starts = ends - counts
     for low in range(0, total, chunk):
         high = min(low + chunk, total)
-        rows = slice(
-            int(np.searchsorted(ends, low, side="right")), int(np.searchsorted(ends, high, side="left")) + 1
-        )
+        rows = slice(int(np.searchsorted(ends, low, side="right")), int(np.searchsorted(ends, high, side="left")) + 1)
         taken = np.minimum(ends[rows], high) - np.maximum(starts[rows], low)
         row = np.repeat(np.arange(rows.start, rows.stop), taken)
         number = np.arange(low, high)

@@ -91,14 +91,12 @@ def test_refuses_what_is_no_interval() -> None:
         next(overlapping(one, two, one, two, chunk=0))
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2**64 - 1).map(lambda x: x // 2**62)), max_size=30)
-)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2**64 - 1).map(lambda x: x // 2**62)), max_size=30))
 def test_groups_are_dense_and_exact(rows: list[tuple[int, int]]) -> None:
     ids = dense_groups(np.array([r[0] for r in rows], np.uint64), np.array([r[1] for r in rows], np.uint64))
-    assert {
-        (a == b) == (x == y) for a, x in zip(rows, ids, strict=True) for b, y in zip(rows, ids, strict=True)
-    } <= {True}
+    assert {(a == b) == (x == y) for a, x in zip(rows, ids, strict=True) for b, y in zip(rows, ids, strict=True)} <= {
+        True
+    }
     assert set(ids.tolist()) == set(range(len(set(rows))))
 
 

@@ -52,9 +52,7 @@ def trace(*rows: dict[str, Any]) -> Operations:
 
 def found(*rows: dict[str, Any]) -> list[tuple[int, int, Outcome]]:
     pairs = RULE.pairs(trace(*rows))
-    return sorted(
-        zip(pairs.first.tolist(), pairs.second.tolist(), map(Outcome, pairs.outcome.tolist()), strict=True)
-    )
+    return sorted(zip(pairs.first.tolist(), pairs.second.tolist(), map(Outcome, pairs.outcome.tolist()), strict=True))
 
 
 LOST = [(0, 1, Outcome.LOST)]
@@ -129,9 +127,7 @@ def emulated(**truncated: Any) -> list[dict[str, Any]]:
         operation(Op.MARK_FALLOCATE, 1, 10, 0, 64 * K, **{"size_begin": 0, "size_end": 64 * K} | link),
         write(2, 5, 64 * K, 64 * K, request=1 << 32 | 9),
         fallocate(6, 7, 0, 64 * K, flags=FALLOC_FL_KEEP_SIZE, **link),
-        operation(
-            Op.TRUNCATE, 8, 9, 64 * K, 0, **{"size_begin": 128 * K, "size_end": 64 * K} | link | truncated
-        ),
+        operation(Op.TRUNCATE, 8, 9, 64 * K, 0, **{"size_begin": 128 * K, "size_end": 64 * K} | link | truncated),
     ]
 
 

@@ -89,9 +89,7 @@ class Rule(Protocol):
 @cache
 def all_rules() -> tuple[Rule, ...]:
     """Every rule there is, by name."""
-    modules = (
-        importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)
-    )
+    modules = (importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__))
     found: list[Rule] = [module.RULE for module in modules if hasattr(module, "RULE")]
     return tuple(sorted(found, key=lambda rule: rule.id))
 

@@ -99,6 +99,4 @@ def _outcomes(ops: Operations, what: Effects, f: I64, w: I64) -> npt.NDArray[np.
     write_came_first = (w_applied <= f_applied) & write_ended_first & (final >= written_end)
     fallocate_came_first = f_applied <= ops["t_begin"][w]
     safe = (f_applied != 0) & (w_applied != 0) & (write_came_first | fallocate_came_first) & ~lost
-    return np.where(lost, Outcome.LOST, np.where(safe, Outcome.KERNEL_SERIALISED, Outcome.EXPOSED)).astype(
-        np.uint8
-    )
+    return np.where(lost, Outcome.LOST, np.where(safe, Outcome.KERNEL_SERIALISED, Outcome.EXPOSED)).astype(np.uint8)
