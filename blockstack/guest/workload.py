@@ -27,7 +27,8 @@ FLUSH_EVERY = 100
 MIN_CLUSTER = 4096
 """A smaller cluster has no room for a part of it that is still a multiple of SECTOR blocks."""
 
-_REGIONS = 32
+_WRITES_PER_REGION = 6
+"""Guest writes to each L2 region, on average."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def make_plan(seed: int, writes: int, cluster_size: int = 65536) -> Plan:
     if cluster_size < MIN_CLUSTER:
         raise ValueError(f"a workload needs clusters of at least {MIN_CLUSTER} bytes")
     per_region = cluster_size // 8
-    regions = max(min(_REGIONS, max(2, writes // 40)), -(-writes * 4 // per_region))
+    regions = max(2, writes // _WRITES_PER_REGION, -(-writes * 4 // per_region))
     size = regions * per_region * cluster_size
     if size > MAX_DISK:
         size = MAX_DISK
@@ -87,6 +88,7 @@ class _Planner:
         self._regions = regions
         self._writes = writes
         self._unit = 4096 if cluster_size >= 8192 else SECTOR
+        self._boundaries = iter(range(1, regions, 2))
         self._used: set[int] = set()
         self._done: list[GuestWrite] = []
 
@@ -107,14 +109,25 @@ class _Planner:
             if rest is not None:
                 return rest
         if choose < 0.20:
+            boundary = next(self._boundaries, None)
+            if boundary is not None:
+                return self._across(boundary)
+        if choose < 0.26:
             return self._fresh(2) * size + 1024, size
-        if choose < 0.50:
+        if choose < 0.54:
             clusters = self._random.choice((1, 1, 1, 2))
             return self._fresh(clusters) * size, clusters * size
         unit = self._unit if self._random.random() < 0.9 else SECTOR
         length = unit * self._random.randint(1, max(1, size // unit // 2))
         start = unit * self._random.randint(0, (size - length) // unit)
         return self._fresh(1) * size + start, length
+
+    def _across(self, region: int) -> tuple[int, int]:
+        """From within the last cluster before an L2 region over its first one, which the first write opens."""
+        size, first = self._cluster_size, region * self._per_region
+        self._used.update((first - 1, first))
+        head = self._unit * self._random.randint(1, max(1, size // self._unit // 2))
+        return first * size - head, head + self._random.choice((self._unit, size))
 
     def _rest_of_cluster(self, write: GuestWrite) -> tuple[int, int] | None:
         """A part of the last cluster of `write` that it leaves free, or None."""
@@ -124,13 +137,16 @@ class _Planner:
         return None
 
     def _fresh(self, count: int) -> int:
-        """The first of `count` neighbouring clusters that nothing was written to, one more region now and then."""
+        """The first of `count` neighbouring clusters that nothing was written to, one more region now and then.
+
+        The first and last cluster of a region are left to writes across its boundary.
+        """
         opened = 1 + len(self._done) * self._regions // self._writes
         while True:
             region = opened - 1 if self._random.random() < 0.3 else self._random.randrange(opened)
-            first = region * self._per_region + self._random.randrange(self._per_region)
+            first = region * self._per_region + self._random.randrange(1, self._per_region - count)
             clusters = range(first, first + count)
-            if clusters[-1] // self._per_region == region and not self._used.intersection(clusters):
+            if not self._used.intersection(clusters):
                 self._used.update(clusters)
                 return first
 

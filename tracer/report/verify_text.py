@@ -12,7 +12,7 @@ from tracer.report.escape import printable
 from tracer.verify.cell import Cell
 from tracer.verify.matrix import Report
 
-WIDTH = 118
+WIDTH = 120
 """Columns that the table takes; a narrower terminal folds its lines."""
 
 _STYLE = {
@@ -22,27 +22,28 @@ _STYLE = {
     Verdict.CORRUPT: "bold red",
 }
 _COLUMNS = (
-    "strategy",
-    "fallocate",
-    "zero-\nwrites",
-    "post-EOF\nfalloc.",
-    "con-\nflicts",
-    "ex-\nposed",
-    "kernel-\nserial.",
-    "lost\nbytes",
-    "drop-\nped",
-    "wai-\nted",
-    "smallest\ngap",
-    "verdict",
+    ("strategy", 20),
+    ("fallocate", 10),
+    ("zero-\nwrites", 6),
+    ("post-EOF\nfallocs", 8),
+    ("con-\nflicts", 6),
+    ("ex-\nposed", 6),
+    ("kernel-\nserial.", 7),
+    ("lost\nbytes", 10),
+    ("drop-\nped", 5),
+    ("wai-\nted", 6),
+    ("smallest\ngap", 10),
+    ("verdict", 12),
 )
+"""Title and width of each column."""
 
 
 def print_report(report: Report, console: Console, *, verbose: bool) -> None:
     """Print the table, the sentences and the notes."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for index, title in enumerate(_COLUMNS):
+    for index, (title, width) in enumerate(_COLUMNS):
         left = index < 2 or index == len(_COLUMNS) - 1
-        table.add_column(title, justify="left" if left else "right", no_wrap=True, vertical="bottom")
+        table.add_column(title, justify="left" if left else "right", min_width=width, no_wrap=True, vertical="bottom")
     for cell in report.cells:
         table.add_row(*_row(cell), end_section=cell is _last_of_column(report, cell))
     console.print(table)
