@@ -63,7 +63,12 @@ class Ground:
             return evidence, 0, unfinished
         seen = self.recorder.take()
         evidence = kernel_evidence(seen, journal, dev=dev, ino=ino)
-        return evidence, self.recorder.dropped, int(sum(evidence.ops["seq_end"] == 0))
+        dropped = self.recorder.dropped
+        if not evidence.unseen:
+            # Skipped programs are counted for the whole host. Where every call of the driver is in the trace, begin and
+            # end, the one that was skipped was somebody else's.
+            dropped -= self.recorder.dropped_by.get("program skipped", 0)
+        return evidence, dropped, int(sum(evidence.ops["seq_end"] == 0))
 
 
 @contextlib.contextmanager

@@ -29,10 +29,7 @@ class ForgetsMetadata(Serialise):
             blockers = [
                 other
                 for other in file.tracker.in_flight
-                if other is not request
-                and other.overlaps(request)
-                and other.waiting_for is None
-                and not other.metadata
+                if other is not request and other.overlaps(request) and other.waiting_for is None and not other.metadata
             ]
             if not blockers:
                 return
