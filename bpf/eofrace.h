@@ -17,6 +17,7 @@
 #define NONE_SIZE		(-1LL)
 
 #define EOF_EAGAIN		11
+#define EOF_EFAULT		14
 #define EOF_ENOTBLK		15
 
 #define O_DIRECT_BIT		OPEN_O_DIRECT
@@ -57,7 +58,10 @@ struct call {
 	u64 seq_next;		/* next number of the block that was reserved when the call began */
 	u64 kiocb;		/* address of the last struct kiocb begun in it; 0: none */
 	u64 kiocb_seq;		/* its seq_begin */
-	u32 left;		/* numbers left in the block */
+	u64 iocbs;		/* user address of io_submit's array of struct iocb pointers */
+	u32 total;		/* numbers in the block */
+	u32 left;		/* numbers left in it */
+	u32 seen;		/* writes to watched files that submit_exit() found among the iocbs */
 	u8 kind;		/* OP_*: AIO_WRITE io_submit, URING_WRITE io_uring_enter, DIRECT_WRITE any write */
 	u8 by_kprobe;		/* 1: begun and ended by fallocate_kprobe.c */
 };
@@ -66,6 +70,7 @@ struct call {
 struct write {
 	struct operation op;
 	u64 inode;		/* address of struct inode */
+	s64 tried;		/* result of an attempt that may not be the last; NONE_RESULT: none */
 	u8 queued;		/* 1: iomap_dio_rw() returned -EIOCBQUEUED */
 };
 
@@ -83,6 +88,7 @@ enum drop {
 	DROP_RING,		/* no room in the ring: one finished operation */
 	DROP_MAP,		/* no room in a map: one operation that began */
 	DROP_STALE,		/* an operation whose end was not seen gave way to a later one */
+	DROP_BYPASS,		/* an asynchronous write that did not pass through iomap */
 	DROP_KINDS,
 };
 
@@ -132,12 +138,17 @@ static inline u64 take_numbers(u64 n)
 	return counter ? fetch_add(counter, n) + 1 : 0;
 }
 
-static inline void count_drop(int kind)
+static inline void count_drops(int kind, u64 n)
 {
 	u64 *counter = drops.lookup(&kind);
 
 	if (counter)
-		__sync_fetch_and_add(counter, 1);
+		__sync_fetch_and_add(counter, n);
+}
+
+static inline void count_drop(int kind)
+{
+	count_drops(kind, 1);
 }
 
 static inline s64 inode_size(u64 inode)

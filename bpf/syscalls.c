@@ -17,10 +17,10 @@ int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 		truncate_enter(regs);
 		break;
 	case NR_io_submit:
-		submit_enter(SYSCALL_ARG(regs, 1), OP_AIO_WRITE);
+		submit_enter(SYSCALL_ARG(regs, 1), SYSCALL_ARG(regs, 2), OP_AIO_WRITE);
 		break;
 	case NR_io_uring_enter:
-		submit_enter((u32)SYSCALL_ARG(regs, 1), OP_URING_WRITE);
+		submit_enter((u32)SYSCALL_ARG(regs, 1), 0, OP_URING_WRITE);
 		break;
 	case NR_write:
 		write_enter(regs, -1, SYSCALL_ARG(regs, 2));
@@ -59,6 +59,7 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx)
 		/* A completion that is seen anyway needs no guess (and kprobes cannot tell what was queued). */
 		if (!BY_KPROBE)
 			end_failed(call, NONE_RESULT);
+		submit_exit(call, result);
 		break;
 	}
 	calls.delete(&id);

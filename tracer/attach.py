@@ -39,7 +39,8 @@ Operations = np.ndarray[Any, np.dtype[np.void]]
 
 LIMITS = (
     "truncate(2) and open(2) with O_TRUNC on a path are not seen, only ftruncate(2)",
-    "asynchronous writes are seen where the file system does direct I/O through iomap (XFS, ext4, btrfs, f2fs)",
+    "asynchronous writes are seen where they pass through iomap (direct I/O of XFS, ext4, f2fs, btrfs without "
+    "checksums); others count as dropped if submitted by io_submit(2), and are not noticed if by io_uring",
     "system calls of 32-bit processes are not seen",
     "a file on overlayfs must be watched on the file system below it",
 )
@@ -99,7 +100,7 @@ _FALLOCATE_KPROBES = (
 )
 _KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe")
 
-DROP_KINDS = ("ring full", "map full", "end not seen")
+DROP_KINDS = ("ring full", "map full", "end not seen", "not through iomap")
 """Why an operation was lost, in the order of enum drop in bpf/eofrace.h."""
 
 
@@ -123,7 +124,7 @@ class Probes:
     @property
     def ring_fd(self) -> int:
         """Descriptor of the ring map; valid while attached."""
-        return int(self._program["ring"].map_fd)
+        return int(self._program[b"ring"].map_fd)
 
     def watch(self, dev: int, ino: int) -> None:
         """Record operations on this inode that begin from now on; `dev` is st_dev of stat(2).
@@ -136,7 +137,7 @@ class Probes:
     def watch_file(self, fd: int) -> tuple[int, int]:
         """Watch the file that is open as `fd`, on any file system; returns its (st_dev, st_ino)."""
         status = os.fstat(fd)
-        table, watched = self._program["learning"], self._program["watched"]
+        table, watched = self._program[b"learning"], self._program[b"watched"]
         before = {(key.ino, key.dev) for key in watched}
         thread = table.Key(os.getpid() << 32 | threading.get_native_id())
         table[thread] = table.Leaf(status.st_dev)
@@ -153,11 +154,11 @@ class Probes:
 
     def unwatch(self, dev: int, ino: int) -> None:
         """Stop recording this inode, and forget its operations in flight. Nothing happens if it is not watched."""
-        table = self._program["watched"]
+        table = self._program[b"watched"]
         for inode, device in self._watched.pop((dev, ino), set()):
             with contextlib.suppress(KeyError):
                 del table[table.Key(inode, device)]
-        for name in ("calls", "writes"):
+        for name in (b"calls", b"writes"):
             entries = self._program[name]
             for key, leaf in entries.items():
                 if leaf.op.dev == dev and leaf.op.ino == ino:
@@ -167,7 +168,7 @@ class Probes:
     def inflight(self) -> Operations:
         """OPERATION rows of what has begun on a watched inode and not ended, as of now."""
         rows = b"".join(
-            bytes(leaf)[: OPERATION.itemsize] for name in ("calls", "writes") for leaf in self._program[name].values()
+            bytes(leaf)[: OPERATION.itemsize] for name in (b"calls", b"writes") for leaf in self._program[name].values()
         )
         begun: Operations = np.frombuffer(rows, OPERATION)
         keep = (begun["op"] != 0) & (begun["seq_end"] == 0) & (begun["ino"] != 0)
@@ -179,13 +180,13 @@ class Probes:
         "program skipped": the kernel did not run a program because it was interrupted by itself on the same
         CPU (bpf_prog_info.recursion_misses, 9ed9e9ba2337, v5.12): at most one begin or end each.
         """
-        table = self._program["drops"]
+        table = self._program[b"drops"]
         lost = {name: int(table.sum(ctypes.c_int(i)).value) for i, name in enumerate(DROP_KINDS)}
         lost["program skipped"] = sum(self._misses(program.fd) for program in self._programs.values())
         return lost
 
     def _note(self, dev: int, ino: int, key: tuple[int, int]) -> None:
-        table = self._program["watched"]
+        table = self._program[b"watched"]
         table[table.Key(*key)] = table.Leaf(dev)
         self._watched.setdefault((dev, ino), set()).add(key)
 
@@ -391,6 +392,7 @@ def _quiet() -> Iterator[Any]:
             os.close(saved)
 
 
-def _tail(fd: int, lines: int = 12) -> str:
-    text = os.pread(fd, 1 << 20, 0).decode(errors="replace").strip()
-    return "; ".join(line.strip() for line in text.splitlines()[-lines:])
+def _tail(fd: int) -> str:
+    """The last lines of a file, short enough for a message."""
+    text = os.pread(fd, 1 << 20, max(os.fstat(fd).st_size - (1 << 20), 0)).decode(errors="replace")
+    return "; ".join(line.strip() for line in text.strip().splitlines()[-12:])[-600:]
