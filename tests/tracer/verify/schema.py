@@ -1,0 +1,46 @@
+"""design.md's contract of `verify --json`, as a JSON Schema."""
+
+from typing import Any
+
+COUNT = {"type": "integer", "minimum": 0}
+VERDICT = {"enum": ["confirmed", "unsafe", "corrupt", "inconclusive"]}
+
+CELL: dict[str, Any] = {
+    "type": "object",
+    "required": [
+        "strategy", "fs", "aio", "fallocate", "kernel", "evidence", "guest_writes", "zero_writes",
+        "post_eof_fallocates", "conflicts", "exposed", "kernel_serialised", "lost", "lost_events", "unfinished",
+        "lost_bytes", "corrupt_clusters", "waits", "min_gap_ns", "verdict", "reason", "trace",
+    ],
+    "properties": {
+        "strategy": {"enum": ["none", "serialise-xfs-native", "skip-zero-xfs", "no-alloc-space", "serialise"]},
+        "fs": {"type": "string"},
+        "aio": {"enum": ["native", "threads", "io_uring"]},
+        "fallocate": {"enum": ["kernel", "legacy-xfs"]},
+        "kernel": {"type": "string"},
+        "evidence": {"enum": ["kernel", "driver"]},
+        **dict.fromkeys(
+            (
+                "guest_writes", "zero_writes", "post_eof_fallocates", "conflicts", "exposed", "kernel_serialised",
+                "lost", "lost_events", "unfinished", "lost_bytes", "corrupt_clusters", "waits",
+            ),
+            COUNT,
+        ),
+        "min_gap_ns": {"type": ["integer", "null"]},
+        "verdict": VERDICT,
+        "reason": {"type": "string", "minLength": 1},
+        "trace": {"type": ["string", "null"]},
+    },
+}  # fmt: skip
+
+VERIFY: dict[str, Any] = {
+    "type": "object",
+    "required": ["schema", "host", "seed", "cells", "verdict"],
+    "properties": {
+        "schema": {"const": "eofrace.verify/1"},
+        "host": {"type": "object"},
+        "seed": {"type": "integer"},
+        "cells": {"type": "array", "items": CELL, "minItems": 1},
+        "verdict": VERDICT,
+    },
+}
