@@ -20,57 +20,65 @@
 /* When XFS began to raise i_size and convert extents, per write. */
 int on_xfs_end_io_direct_write(struct bpf_raw_tracepoint_args *ctx)
 {
-	struct applied_key key = {};
-	struct operation op = {};
-	u64 now = bpf_ktime_get_ns();
+	u64 inode = ctx->args[0] + OFF_xfs_inode_i_vnode;
+	s64 offset = ctx->args[1];
+	u32 slot = applied_slot(inode, offset);
+	struct applied *entry = applied.lookup(&slot);
 
-	key.inode = ctx->args[0] + OFF_xfs_inode_i_vnode;
-	key.offset = ctx->args[1];
-	if (identify(&op, key.inode))
-		applied.update(&key, &now);
+	if (!entry)
+		return 0;
+	entry->inode = inode;
+	entry->offset = offset;
+	entry->when = bpf_ktime_get_ns();
 	return 0;
 }
 
 /* An asynchronous or synchronous write ended; w is gone afterwards. */
 static inline void end_write(u64 kiocb, struct write *w, s64 result)
 {
-	struct applied_key key = { .inode = w->inode, .offset = w->op.offset };
-	u64 *when = applied.lookup(&key);
+	u32 slot = applied_slot(w->inode, w->op.offset);
+	struct applied *entry = applied.lookup(&slot);
 
 	/* Other file systems raise i_size within iomap_dio_complete(), so that its end is the latest it can be. */
-	if (when) {
-		w->op.t_applied = *when;
-		applied.delete(&key);
-	} else if (result > 0) {
+	if (result > 0)
 		w->op.t_applied = bpf_ktime_get_ns();
-	}
+	if (entry && entry->inode == w->inode && entry->offset == w->op.offset && entry->when > w->op.t_begin)
+		w->op.t_applied = entry->when;
 	finish(&w->op, w->inode, result);
 	writes.delete(&kiocb);
 }
 
 /*
- * The last write that began in this call but was not queued did not complete
- * either: iomap_dio_rw() failed early (no memory, page cache not invalidated,
- * not an overwrite), and nobody else will end it.
+ * A write that began in a call but was neither queued nor completed: iomap_dio_rw()
+ * failed early (no memory, page cache not invalidated, not an overwrite), and nobody
+ * else will end it.
  */
-static inline void end_failed(struct call *call, s64 result)
+static inline void end_failed(u64 kiocb, u64 seq, s64 result)
 {
-	u64 kiocb = call->kiocb;
 	struct write *w;
 
-	call->kiocb = 0;
 	if (!kiocb)
 		return;
 	w = writes.lookup(&kiocb);
-	if (!w || w->op.seq_begin != call->kiocb_seq || w->queued)
+	if (!w || w->op.seq_begin != seq || w->queued)
 		return;
 	end_write(kiocb, w, result != NONE_RESULT ? result : w->tried);
 }
 
+/* The submission that the thread is in, 0 if none. */
+static inline struct submission *submission_of_thread(void)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct submission *s = submissions.lookup(&id);
+
+	return s && s->kind ? s : 0;
+}
+
 /* Which interface a kiocb comes from: whoever wants to hear of its completion. */
-static inline u8 origin(u64 kiocb, struct call *call)
+static inline u8 origin(u64 kiocb)
 {
 	u64 complete = FIELD(u64, kiocb, OFF_kiocb_ki_complete);
+	struct submission *s;
 
 	if (!complete)
 		return OP_DIRECT_WRITE;
@@ -78,8 +86,11 @@ static inline u8 origin(u64 kiocb, struct call *call)
 		return OP_AIO_WRITE;
 	if (complete == SYM_io_complete_rw || complete == SYM_io_complete_rw_iopoll)
 		return OP_URING_WRITE;
-	if (!SYM_aio_complete_rw && call)
-		return call->kind;
+	if (!SYM_aio_complete_rw) {
+		s = submission_of_thread();
+		if (s)
+			return s->kind;
+	}
 	return OP_DIRECT_WRITE;
 }
 
@@ -93,34 +104,76 @@ static inline u64 request_of(u64 kiocb, u8 op)
 }
 
 /* Take a begin from the block of the system call, if there is one. */
-static inline int begin_from_call(struct operation *op, struct call *call)
+static inline int begin_from(struct submission *s, struct operation *op)
 {
-	if (!call->left)
+	if (!s->left)
 		return -1;
-	call->left--;
-	op->seq_begin = call->seq_next++;
-	op->t_begin = call->op.t_begin;
-	op->cpu_begin = call->op.cpu_begin;
+	s->left--;
+	op->seq_begin = s->seq_next++;
+	op->t_begin = s->t_begin;
+	op->cpu_begin = s->cpu;
 	return 0;
+}
+
+/* Synchronous: the call has begun for it. Once only: a second write of a call begins when it does. */
+static inline void begin_in_call(u64 kiocb, struct write *w)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct call *call = calls.lookup(&id);
+
+	if (!call || call->kind != OP_DIRECT_WRITE || call->inode != w->inode)
+		return;
+	if (call->op.op) {
+		w->op.seq_begin = call->op.seq_begin;
+		w->op.t_begin = call->op.t_begin;
+		w->op.cpu_begin = call->op.cpu_begin;
+		call->op.op = 0;
+	} else {
+		w->op.seq_begin = take_numbers(1);
+	}
+	call->kiocb = kiocb;
+	call->kiocb_seq = w->op.seq_begin;
+}
+
+static inline void begin_in_submission(u64 kiocb, struct write *w)
+{
+	struct submission *s = submission_of_thread();
+	struct operation *punted;
+
+	if (s && s->kind == w->op.op) {
+		begin_from(s, &w->op);
+	} else if (w->op.op == OP_URING_WRITE) {
+		punted = punts.lookup(&kiocb);
+		if (punted) {
+			w->op.seq_begin = punted->seq_begin;
+			w->op.t_begin = punted->t_begin;
+			w->op.cpu_begin = punted->cpu_begin;
+			w->op.size_begin = punted->size_begin;
+			punts.delete(&kiocb);
+		}
+	}
+	if (!w->op.seq_begin)
+		w->op.seq_begin = take_numbers(1);
+	if (s && s->kind == w->op.op) {
+		if (w->op.op == OP_AIO_WRITE && !BY_KPROBE)
+			end_failed(s->kiocb, s->kiocb_seq, NONE_RESULT);
+		s->kiocb = kiocb;
+		s->kiocb_seq = w->op.seq_begin;
+	}
 }
 
 static inline void begin_write(u64 kiocb, u64 iter)
 {
 	u64 file = FIELD(u64, kiocb, OFF_kiocb_ki_filp);
-	u64 id = bpf_get_current_pid_tgid();
-	struct call *call = calls.lookup(&id);
 	struct write w = {}, *old;
-	struct operation *punted;
-	s64 offset = FIELD(s64, kiocb, OFF_kiocb_ki_pos);
-	int punt = 1;
+	s64 offset;
 
 	if (!FIELD(u8, iter, OFF_iov_iter_data_source))
 		return;		/* ITER_DEST: a read */
 	w.inode = FIELD(u64, file, OFF_file_f_inode);
 	if (!identify(&w.op, w.inode))
 		return;
-	if (call && call->kiocb != kiocb && call->kind == OP_AIO_WRITE && !BY_KPROBE)
-		end_failed(call, NONE_RESULT);
+	offset = FIELD(s64, kiocb, OFF_kiocb_ki_pos);
 
 	old = writes.lookup(&kiocb);
 	if (old) {
@@ -138,33 +191,19 @@ static inline void begin_write(u64 kiocb, u64 iter)
 
 	begin_now(&w.op);
 	w.tried = NONE_RESULT;
-	w.op.op = origin(kiocb, call);
+	w.op.op = origin(kiocb);
 	w.op.offset = offset;
 	w.op.length = FIELD(u64, iter, OFF_iov_iter_count);
 	w.op.flags = FIELD(u32, kiocb, OFF_kiocb_ki_flags);
 	w.op.size_begin = inode_size(w.inode);
 	w.op.request = request_of(kiocb, w.op.op);
 
-	if (call && call->kind == w.op.op && (!call->inode || call->inode == w.inode))
-		punt = begin_from_call(&w.op, call);
-	if (w.op.op == OP_URING_WRITE && punt) {
-		punted = punts.lookup(&kiocb);
-		if (punted) {
-			w.op.seq_begin = punted->seq_begin;
-			w.op.t_begin = punted->t_begin;
-			w.op.cpu_begin = punted->cpu_begin;
-			w.op.size_begin = punted->size_begin;
-		}
-	}
-	if (w.op.op == OP_URING_WRITE)
-		punts.delete(&kiocb);
+	if (w.op.op == OP_DIRECT_WRITE)
+		begin_in_call(kiocb, &w);
+	else
+		begin_in_submission(kiocb, &w);
 	if (!w.op.seq_begin)
 		w.op.seq_begin = take_numbers(1);
-	if (call && call->kind == w.op.op) {
-		call->op.op = 0;
-		call->kiocb = kiocb;
-		call->kiocb_seq = w.op.seq_begin;
-	}
 	if (writes.update(&kiocb, &w))
 		count_drop(DROP_MAP);
 }
@@ -178,16 +217,15 @@ int on_iomap_dio_rw_begin(struct bpf_raw_tracepoint_args *ctx)
 /* Fires in the submitter, perhaps after the completion on another CPU: hence the comparison of numbers. */
 int on_iomap_dio_rw_queued(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 id = bpf_get_current_pid_tgid();
-	struct call *call = calls.lookup(&id);
+	struct submission *s = submission_of_thread();
 	struct write *w;
 	u64 kiocb;
 
-	if (!call || !call->kiocb)
+	if (!s || !s->kiocb)
 		return 0;
-	kiocb = call->kiocb;
+	kiocb = s->kiocb;
 	w = writes.lookup(&kiocb);
-	if (!w || w->op.seq_begin != call->kiocb_seq)
+	if (!w || w->op.seq_begin != s->kiocb_seq)
 		return 0;
 	w->queued = 1;
 	/* Completed meanwhile, in an interrupt of this very thread, and taken for a first attempt? */
@@ -204,12 +242,17 @@ int on_iomap_dio_rw_queued(struct bpf_raw_tracepoint_args *ctx)
 static inline int may_continue(u64 kiocb, struct write *w, s64 result)
 {
 	u64 id = bpf_get_current_pid_tgid();
+	struct submission *s;
 	struct call *call;
 
 	if (w->queued || result >= w->op.length)
 		return 0;
 	if (w->op.op == OP_URING_WRITE)
 		return result == -EOF_EAGAIN || result == -EOF_ENOTBLK || result == -EOF_EFAULT || !result;
+	if (w->op.op == OP_AIO_WRITE) {
+		s = submission_of_thread();
+		return s && s->kiocb == kiocb;
+	}
 	call = calls.lookup(&id);
 	return call && call->kiocb == kiocb;
 }
@@ -232,20 +275,36 @@ int on_iomap_dio_complete(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* io_submit(2), io_uring_enter(2): n writes may follow, on any files. */
+/*
+ * io_submit(2), io_uring_enter(2): n writes may follow, on any files. The entry of a
+ * thread stays for the next time, because to insert and delete one costs more than all
+ * the rest.
+ */
 static inline void submit_enter(u64 n, u64 iocbs, u8 kind)
 {
-	struct call call = {};
+	u64 id = bpf_get_current_pid_tgid();
+	struct submission *s, empty = {};
 
 	if (!n || n > 0x7fffffff)
 		return;
-	begin_now(&call.op);
-	call.seq_next = take_numbers(n);
-	call.iocbs = iocbs;
-	call.total = n;
-	call.left = n;
-	call.kind = kind;
-	enter_call(&call);
+	s = submissions.lookup(&id);
+	if (!s) {
+		submissions.update(&id, &empty);
+		s = submissions.lookup(&id);
+		if (!s) {
+			count_drop(DROP_MAP);
+			return;
+		}
+	}
+	s->seq_next = take_numbers(n);
+	s->t_begin = bpf_ktime_get_ns();
+	s->cpu = bpf_get_smp_processor_id();
+	s->iocbs = iocbs;
+	s->kiocb = 0;
+	s->total = n;
+	s->left = n;
+	s->seen = 0;
+	s->kind = kind;
 }
 
 #define MAX_IOCBS	128	/* looked at per io_submit(2) */
@@ -256,13 +315,13 @@ static inline void submit_enter(u64 n, u64 iocbs, u8 kind)
  * as btrfs' page cache for a file with checksums (968f19c5b1b7, v6.15), or that was
  * refused at once, must not go unnoticed.
  */
-static inline void submit_exit(struct call *call, s64 submitted)
+static inline void find_bypassing(struct submission *s, s64 submitted)
 {
-	u32 begun = call->total - call->left;
+	u32 begun = s->total - s->left;
 	struct operation op = {};
 	int i;
 
-	if (!call->left || submitted <= 0)
+	if (!s->left || submitted <= 0)
 		return;
 	for (i = 0; i < MAX_IOCBS; i++) {
 		u64 iocb = 0, file;
@@ -273,17 +332,32 @@ static inline void submit_exit(struct call *call, s64 submitted)
 		asm volatile("" : "+r"(submitted));
 		if (i >= submitted)
 			break;
-		bpf_probe_read_user(&iocb, sizeof(iocb), (void *)(call->iocbs + 8 * i));
+		bpf_probe_read_user(&iocb, sizeof(iocb), (void *)(s->iocbs + 8 * i));
 		bpf_probe_read_user(&opcode, sizeof(opcode), (void *)(iocb + IOCB_LIO_OPCODE));
 		if (opcode != IOCB_CMD_PWRITE && opcode != IOCB_CMD_PWRITEV)
 			continue;
 		bpf_probe_read_user(&fd, sizeof(fd), (void *)(iocb + IOCB_FILDES));
 		file = file_of(fd);
 		if (file && identify(&op, FIELD(u64, file, OFF_file_f_inode)))
-			call->seen++;	/* in the map: in a register, it would make every pass a new state to verify */
+			s->seen++;	/* in the map: in a register, it would make every pass a new state to verify */
 	}
-	if (call->seen > begun)
-		count_drops(DROP_BYPASS, call->seen - begun);
+	if (s->seen > begun)
+		count_drops(DROP_BYPASS, s->seen - begun);
+}
+
+static inline void submit_exit(s64 submitted)
+{
+	struct submission *s = submission_of_thread();
+
+	if (!s)
+		return;
+	/* An io_uring write may go on in a worker; kprobes see every end of an AIO write, but not what was queued. */
+	if (s->kind == OP_AIO_WRITE) {
+		if (!BY_KPROBE)
+			end_failed(s->kiocb, s->kiocb_seq, NONE_RESULT);
+		find_bypassing(s, submitted);
+	}
+	s->kind = 0;
 }
 
 /* write(2) and its kin. offset -1: the file's position. length 0: an iovec, known at the end. */
@@ -304,15 +378,13 @@ static inline void write_enter(u64 regs, s64 offset, u64 length)
 		offset = FIELD(s64, file, OFF_file_f_pos);
 	call.op.offset = offset;
 	call.op.length = length;
-	call.seq_next = call.op.seq_begin;
-	call.left = 1;
 	enter_call(&call);
 }
 
 static inline void write_exit(struct call *call, s64 result)
 {
 	if (!call->op.op) {
-		end_failed(call, result);
+		end_failed(call->kiocb, call->kiocb_seq, result);
 		return;
 	}
 	/* It never came to iomap: buffered, refused before, or a file system that does without. */

@@ -51,19 +51,28 @@ _Static_assert(__builtin_offsetof(struct operation, flags) == 104, "record layou
 _Static_assert(__builtin_offsetof(struct operation, comm) == 121, "record layout");
 _Static_assert(sizeof(struct operation) == RECORD_BYTES, "record size");
 
-/* A system call that a thread is in. */
+/* A system call on one file that a thread is in. */
 struct call {
-	struct operation op;	/* what is known of it; op.op 0: its writes are in the map writes */
-	u64 inode;		/* address of struct inode; 0: the call names more than one file */
-	u64 seq_next;		/* next number of the block that was reserved when the call began */
+	struct operation op;	/* what is known of it; op.op 0: the write is in the map writes */
+	u64 inode;		/* address of struct inode */
+	u64 kiocb;		/* address of the struct kiocb begun in it; 0: none */
+	u64 kiocb_seq;		/* its seq_begin */
+	u8 kind;		/* OP_FALLOCATE, OP_TRUNCATE; OP_DIRECT_WRITE: any write */
+	u8 by_kprobe;		/* 1: begun and ended by fallocate_kprobe.c */
+};
+
+/* io_submit(2) or io_uring_enter(2) that a thread is in, on any files. */
+struct submission {
+	u64 seq_next;		/* next number of the block that was reserved when it began */
+	s64 t_begin;		/* ns */
+	u64 iocbs;		/* user address of io_submit's array of struct iocb pointers */
 	u64 kiocb;		/* address of the last struct kiocb begun in it; 0: none */
 	u64 kiocb_seq;		/* its seq_begin */
-	u64 iocbs;		/* user address of io_submit's array of struct iocb pointers */
 	u32 total;		/* numbers in the block */
 	u32 left;		/* numbers left in it */
-	u32 seen;		/* writes to watched files that submit_exit() found among the iocbs */
-	u8 kind;		/* OP_*: AIO_WRITE io_submit, URING_WRITE io_uring_enter, DIRECT_WRITE any write */
-	u8 by_kprobe;		/* 1: begun and ended by fallocate_kprobe.c */
+	u32 seen;		/* writes to watched files that find_bypassing() found among the iocbs */
+	u16 cpu;
+	u8 kind;		/* OP_AIO_WRITE, OP_URING_WRITE; 0: over */
 };
 
 /* A direct write between iomap_dio_rw() and iomap_dio_complete(). */
@@ -79,10 +88,19 @@ struct inode_key {
 	u64 dev;		/* kernel's dev_t of the super block */
 };
 
-struct applied_key {
+/* When a write took effect: a cache, where one write may push out another's. */
+struct applied {
 	u64 inode;		/* address of struct inode */
 	s64 offset;		/* bytes */
+	s64 when;		/* ns */
 };
+
+#define APPLIED_SLOTS	4096
+
+static inline u32 applied_slot(u64 inode, s64 offset)
+{
+	return ((u64)offset >> 9 ^ (u64)offset >> 21 ^ inode >> 7) % APPLIED_SLOTS;
+}
 
 enum drop {
 	DROP_RING,		/* no room in the ring: one finished operation */
@@ -96,8 +114,9 @@ BPF_ARRAY(sequence, u64, 1);				/* numbers given out so far */
 BPF_HASH(watched, struct inode_key, u64, 4096);		/* inode -> st_dev */
 BPF_HASH(learning, u64, u64, 64);			/* pid_tgid of a thread in watch_file() -> st_dev */
 BPF_HASH(calls, u64, struct call, 16384);		/* pid_tgid -> system call of a thread */
+BPF_TABLE("lru_hash", u64, struct submission, submissions, 16384);	/* pid_tgid -> its last submission */
 BPF_HASH(writes, u64, struct write, 65536);		/* address of struct kiocb -> write in flight */
-BPF_TABLE("lru_hash", struct applied_key, u64, applied, 16384);	/* write -> ns of its end_io */
+BPF_ARRAY(applied, struct applied, APPLIED_SLOTS);	/* applied_slot() -> the last write there */
 BPF_TABLE("lru_hash", u64, struct operation, punts, 16384);	/* address of struct kiocb -> begin of a write for a worker */
 BPF_PERCPU_ARRAY(drops, u64, DROP_KINDS);		/* enum drop -> operations lost */
 BPF_RINGBUF_OUTPUT(ring, RING_PAGES);			/* struct operation, finished */

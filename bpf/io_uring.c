@@ -14,15 +14,14 @@ int on_io_uring_queue_async_work(struct bpf_raw_tracepoint_args *ctx)
 	u64 file = FIELD(u64, req, OFF_io_kiocb_file);
 	u64 kiocb = req + OFF_io_kiocb_cmd;
 	u64 inode = file ? FIELD(u64, file, OFF_file_f_inode) : 0;
-	u64 id = bpf_get_current_pid_tgid();
-	struct call *call = calls.lookup(&id);
+	struct submission *s = submission_of_thread();
 	struct operation op = {};
 
 	if (!identify(&op, inode) || writes.lookup(&kiocb))
 		return 0;
 	begin_now(&op);
 	op.size_begin = inode_size(inode);
-	if (!call || call->kind != OP_URING_WRITE || begin_from_call(&op, call))
+	if (!s || s->kind != OP_URING_WRITE || begin_from(s, &op))
 		op.seq_begin = take_numbers(1);
 	punts.update(&kiocb, &op);
 	return 0;

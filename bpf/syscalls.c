@@ -39,29 +39,36 @@ int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-int on_sys_exit(struct bpf_raw_tracepoint_args *ctx)
+static inline void call_exit(s64 result)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	struct call *call = calls.lookup(&id);
-	s64 result = ctx->args[1];
 
 	if (!call || call->by_kprobe)
-		return 0;
-	switch (call->kind) {
-	case OP_FALLOCATE:
-	case OP_TRUNCATE:
-		finish(&call->op, call->inode, result);
-		break;
-	case OP_DIRECT_WRITE:
+		return;
+	if (call->kind == OP_DIRECT_WRITE)
 		write_exit(call, result);
+	else
+		finish(&call->op, call->inode, result);
+	calls.delete(&id);
+}
+
+int on_sys_exit(struct bpf_raw_tracepoint_args *ctx)
+{
+	switch (FIELD(u64, ctx->args[0], OFF_pt_regs_nr)) {
+	case NR_io_submit:
+	case NR_io_uring_enter:
+		submit_exit(ctx->args[1]);
 		break;
-	case OP_AIO_WRITE:
-		/* A completion that is seen anyway needs no guess (and kprobes cannot tell what was queued). */
-		if (!BY_KPROBE)
-			end_failed(call, NONE_RESULT);
-		submit_exit(call, result);
+	case NR_fallocate:
+	case NR_ftruncate:
+	case NR_write:
+	case NR_writev:
+	case NR_pwrite64:
+	case NR_pwritev:
+	case NR_pwritev2:
+		call_exit(ctx->args[1]);
 		break;
 	}
-	calls.delete(&id);
 	return 0;
 }

@@ -55,7 +55,7 @@ _MACHINES: dict[str, tuple[tuple[int, ...], dict[str, str]]] = {
     # Numbers of _SYSCALLS; where pt_regs has a system call's and a function's arguments, and its result.
     "x86_64": (
         (1, 20, 18, 296, 328, 77, 285, 209, 426),
-        {"arg": "di si dx r10", "carg": "di si dx cx", "ret": "ax"},
+        {"arg": "di si dx r10", "carg": "di si dx cx", "ret": "ax", "nr": "orig_ax"},
     ),
 }
 
@@ -317,7 +317,7 @@ def _macros(info: btf.Btf, ring_bytes: int, by_kprobe: bool) -> dict[str, int]:
     for macro, names in registers.items():
         places = list(btf.offsets(info, [f"pt_regs.{name}" for name in names.split()]).values())
         for i, place in enumerate(places):
-            macros[f"OFF_pt_regs_{macro}{i if macro != 'ret' else ''}"] = place
+            macros[f"OFF_pt_regs_{macro}{i if macro.endswith('arg') else ''}"] = place
     macros |= {f"NR_{name}": number for name, number in zip(_SYSCALLS, numbers, strict=True)}
     macros |= {f"SYM_{name}": address for name, address in _addresses(_CALLBACKS).items()}
     macros["RING_PAGES"] = ring_bytes // mmap.PAGESIZE
