@@ -31,7 +31,7 @@ class Counts:
     check_errors: int  # of qemu-img check: errors and leaks
     dropped: int
     unfinished: int
-    unseen: int  # system calls of the driver that have no operation in the trace
+    unaccounted: int  # operations on which the trace and the driver's own account disagree
     failure: str | None = None  # why the workload or the reading back did not end
 
 
@@ -49,9 +49,14 @@ def judge(counts: Counts, *, is_control: bool, may_lose: bool, control: Judgemen
     `is_control`: the cell is of the strategy `none`. `may_lose`: its control must lose data (legacy-xfs), not only be
     exposed. `control`: the verdict on the control of the same column, None for the control itself.
     """
-    harm = _harm(counts)
-    if harm is not None:
-        return harm
+    read_back_wrong = counts.lost_bytes or counts.check_errors
+    if counts.unaccounted and not read_back_wrong:
+        return Judgement(
+            Verdict.INCONCLUSIVE,
+            f"the trace and the driver's own account disagree on {counts.unaccounted} operations",
+        )
+    if read_back_wrong or counts.lost or counts.lost_bytes_traced:
+        return Judgement(Verdict.CORRUPT, _harm(counts))
     if counts.failure is not None:
         return Judgement(Verdict.INCONCLUSIVE, f"the run did not end: {counts.failure}")
     if counts.exposed:
@@ -65,7 +70,6 @@ def judge(counts: Counts, *, is_control: bool, may_lose: bool, control: Judgemen
     for number, what in (
         (counts.dropped, "events were dropped"),
         (counts.unfinished, "operations were still in flight at the end"),
-        (counts.unseen, "system calls of the driver are missing from the trace"),
     ):
         if number:
             return Judgement(Verdict.INCONCLUSIVE, f"{number} {what}: what they would show is unknown")
@@ -83,10 +87,8 @@ def judge(counts: Counts, *, is_control: bool, may_lose: bool, control: Judgemen
     )
 
 
-def _harm(counts: Counts) -> Judgement | None:
-    """`corrupt` where anything shows that something was lost, with all that does."""
-    if not (counts.lost or counts.lost_bytes or counts.lost_bytes_traced or counts.check_errors):
-        return None
+def _harm(counts: Counts) -> str:
+    """All that shows that something was lost."""
     parts = []
     if counts.lost_bytes:
         parts.append(
@@ -104,4 +106,4 @@ def _harm(counts: Counts) -> Judgement | None:
         parts.append(f"qemu-img check finds {counts.check_errors} errors or leaks")
     if counts.failure is not None:
         parts.append(f"the run did not end: {counts.failure}")
-    return Judgement(Verdict.CORRUPT, "; ".join(parts))
+    return "; ".join(parts)

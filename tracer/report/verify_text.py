@@ -112,7 +112,7 @@ def _print_details(report: Report, console: Console) -> None:
         counts = cell.counts
         parts = [
             f"{cell.guest_writes} guest writes, {counts.lost} writes lost, {counts.lost_bytes_traced} bytes lost by"
-            f" the trace, {counts.unfinished} unfinished, {counts.unseen} calls unseen"
+            f" the trace, {counts.unfinished} unfinished, {counts.unaccounted} unaccounted for"
         ]
         if cell.qemu_img_check is not None:
             parts.append("qemu-img check: " + ", ".join(f"{n} {what}" for what, n in cell.qemu_img_check.items()))

@@ -115,6 +115,6 @@ def _count(played: Played, outcomes: list[int], conflicts: int) -> Counts:
         check_errors=0 if readback is None else readback.check_errors,
         dropped=played.dropped,
         unfinished=played.unfinished,
-        unseen=played.evidence.unseen,
+        unaccounted=played.evidence.unaccounted,
         failure=played.failure,
     )

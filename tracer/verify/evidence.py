@@ -28,10 +28,14 @@ _CALLS = {Kind.FALLOCATE: Op.FALLOCATE, Kind.TRUNCATE: Op.TRUNCATE}
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """The trace of one cell. `unseen` counts the driver's system calls that it does not show."""
+    """The trace of one cell.
+
+    `unaccounted` is where trace and driver disagree: system calls of the driver that the trace does not show, and
+    operations in the trace that the driver did not ask for, or were recorded twice.
+    """
 
     ops: Operations
-    unseen: int = 0
+    unaccounted: int = 0
 
 
 def driver_evidence(journal: Journal, *, dev: int, ino: int, write: Op) -> Evidence:
@@ -43,11 +47,11 @@ def driver_evidence(journal: Journal, *, dev: int, ino: int, write: Op) -> Evide
 def kernel_evidence(seen: Operations, journal: Journal, *, dev: int, ino: int) -> Evidence:
     """Kernel operations `seen` (n,) of the file, linked to the requests that caused them, with the journal's marks."""
     seen = seen[(seen["dev"] == dev) & (seen["ino"] == ino)].copy()
-    unseen = _link(seen, journal)
+    unaccounted = _link(seen, journal)
     marks = _operations([entry for entry in journal.entries if entry.kind in _MARKS], _MARKS, dev, ino)
     ops = np.concatenate([seen, marks])
     _renumber(ops, len(seen))
-    return Evidence(ops, unseen)
+    return Evidence(ops, unaccounted)
 
 
 def _operations(entries: list[Entry], kinds: dict[Kind, Op], dev: int, ino: int) -> Operations:
@@ -75,7 +79,7 @@ def _operations(entries: list[Entry], kinds: dict[Kind, Op], dev: int, ino: int)
 
 
 def _link(seen: Operations, journal: Journal) -> int:
-    """Give each kernel operation the id of its request, and count the driver's calls that no operation shows.
+    """Give each kernel operation the id of its request, and count what only one of the two, kernel and driver, knows.
 
     A Linux AIO write carries the id in its iocb. Any other call is found by its thread and its time: it lies within
     the interval that the driver took around it.
@@ -93,6 +97,7 @@ def _link(seen: Operations, journal: Journal) -> int:
         for entry in entries:
             if entry.kind is Kind.WRITE:
                 by_request[entry.request, entry.offset].append(entry)
+    unknown = 0
     for index in range(len(seen)):
         op = seen[index]
         if op["op"] == Op.AIO_WRITE:
@@ -104,8 +109,10 @@ def _link(seen: Operations, journal: Journal) -> int:
             found = calls[tid][at] if at >= 0 and _within(op, calls[tid][at]) else None
             seen["request"][index] = found.request if found is not None else 0
         if found is not None and _same(op, found):
-            expected.pop(id(found), None)
-    return len(expected)
+            unknown += expected.pop(id(found), None) is None
+        else:
+            unknown += op["result"] >= 0
+    return len(expected) + unknown
 
 
 def _within(op: np.void, entry: Entry) -> bool:

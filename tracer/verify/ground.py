@@ -26,8 +26,11 @@ from tracer.verify.evidence import Evidence, driver_evidence, kernel_evidence
 from tracer.verify.options import Options
 from tracer.verify.play import Played, play
 
-_LOOP_MINIMUM = 8 << 30
-"""Size of the scratch file system in bytes; sparse. XFS frees deleted files late, and keeps reserves."""
+_LOOP_MINIMUM = 1 << 30
+_LOOP_ROOM = 12
+"""Size of the scratch file system over what an image takes: XFS frees deleted files late, and keeps reserves."""
+_MARGIN = 64 << 20
+"""Bytes to leave free where the scratch file system's backing file lies."""
 _PREFLIGHT_WRITES = 24
 
 
@@ -64,10 +67,10 @@ class Ground:
         seen = self.recorder.take()
         evidence = kernel_evidence(seen, journal, dev=dev, ino=ino)
         dropped = self.recorder.dropped
-        if not evidence.unseen:
+        if not evidence.unaccounted:
             # Skipped programs are counted for the whole host. Where every call of the driver is in the trace, begin and
             # end, the one that was skipped was somebody else's.
-            dropped -= self.recorder.dropped_by.get("program skipped", 0)
+            dropped -= self.recorder.dropped_by["program skipped"]
         return evidence, dropped, int(sum(evidence.ops["seq_end"] == 0))
 
 
@@ -87,7 +90,7 @@ def prepare(options: Options, plan: Plan) -> Iterator[Ground]:
         if recorder is not None:
             missing = _preflight(ground)
             if missing:
-                note = f"the hooks do not see all writes on {scratch.fs} ({missing} missing in a trial)"
+                note = f"the hooks do not see all writes on {scratch.fs} ({missing} not accounted for in a trial)"
                 if options.evidence == "kernel":
                     raise UnsupportedError(f"{note}: use --fs xfs, or --evidence driver")
                 notes.append(note)
@@ -121,8 +124,8 @@ def _scratch(
     where = default_directory()
     if private:
         try:
-            size = max(_LOOP_MINIMUM, 6 * plan.bytes_allocated)
-            _need_space(where, plan)
+            free = _need_space(where, plan)
+            size = min(max(_LOOP_MINIMUM, _LOOP_ROOM * plan.bytes_allocated), free - _MARGIN)
             return stack.enter_context(loop_scratch(fs, size, where)), False
         except UnsupportedError as error:
             if options.evidence == "kernel":
@@ -139,14 +142,16 @@ def _scratch(
     return scratch, True
 
 
-def _need_space(path: Path, plan: Plan) -> None:
+def _need_space(path: Path, plan: Plan) -> int:
+    """Bytes free at `path`. Raises UnsupportedError if an image and its raw copy do not fit."""
     status = os.statvfs(path)
-    free, needed = status.f_bavail * status.f_frsize, 2 * plan.bytes_allocated + (64 << 20)
+    free, needed = status.f_bavail * status.f_frsize, 2 * plan.bytes_allocated + _MARGIN
     if free < needed:
         raise UnsupportedError(
             f"{path} has {free >> 20} MiB free and the run needs {needed >> 20} MiB: make room, set --dir or TMPDIR,"
             " or lower --writes"
         )
+    return free
 
 
 def _engine(options: Options, scratch: Scratch, notes: list[str]) -> tuple[str, bool]:
@@ -201,11 +206,11 @@ def _eyes(
 
 
 def _preflight(ground: Ground) -> int:
-    """Play a few writes; how many of the driver's calls the hooks did not show. Raises EofraceError if it cannot be
+    """Play a few writes; on how many operations hooks and driver disagree. Raises EofraceError if it cannot be
     played.
     """
     plan = make_plan(1, _PREFLIGHT_WRITES)
     played: Played = play(ground, plan, STRATEGIES[CONTROL], "kernel", lambda _: None)
     if played.failure is not None:
         raise EofraceError(f"a trial run failed: {played.failure}")
-    return played.evidence.unseen
+    return played.evidence.unaccounted

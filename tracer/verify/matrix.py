@@ -120,7 +120,7 @@ def _cell_json(cell: Cell, kernel: str) -> dict[str, Any]:
         "lost": counts.lost,
         "lost_events": counts.dropped,
         "unfinished": counts.unfinished,
-        "unseen": counts.unseen,
+        "unaccounted": counts.unaccounted,
         "lost_bytes": counts.lost_bytes,
         "lost_bytes_traced": counts.lost_bytes_traced,
         "corrupt_clusters": counts.corrupt_clusters,

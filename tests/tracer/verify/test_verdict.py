@@ -18,7 +18,7 @@ CLEAN = Counts(
     check_errors=0,
     dropped=0,
     unfinished=0,
-    unseen=0,
+    unaccounted=0,
 )
 UNSAFE_CONTROL = Judgement(Verdict.UNSAFE, "exposed")
 
@@ -37,8 +37,10 @@ def test_confirms_what_was_exercised_and_kept_apart() -> None:
         ({"conflicts": ENOUGH_CONFLICTS - 1}, Verdict.INCONCLUSIVE),
         ({"dropped": 1}, Verdict.INCONCLUSIVE),
         ({"unfinished": 1}, Verdict.INCONCLUSIVE),
-        ({"unseen": 1}, Verdict.INCONCLUSIVE),
+        ({"unaccounted": 1}, Verdict.INCONCLUSIVE),
         ({"failure": "EIO"}, Verdict.INCONCLUSIVE),
+        ({"unaccounted": 1, "exposed": 1, "lost": 1}, Verdict.INCONCLUSIVE),
+        ({"unaccounted": 1, "lost_bytes": 1}, Verdict.CORRUPT),
         ({"exposed": 1}, Verdict.UNSAFE),
         ({"exposed": 1, "kernel_serialised": 1}, Verdict.UNSAFE),
         ({"exposed": 1, "dropped": 1}, Verdict.UNSAFE),
