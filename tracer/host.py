@@ -5,6 +5,7 @@ of it can be used. So every fact is the outcome of doing the thing once, on a sm
 missing comes with the one step that closes it.
 """
 
+import functools
 import importlib
 import os
 import platform
@@ -102,9 +103,12 @@ def _look(where: Path, hooks: bool) -> Host:
         _try("privilege", _privilege, AS_ROOT),
         _try("mount namespace", _namespace, AS_ROOT),
         _try("loop device", lambda: _loop(where), "load it (modprobe loop)"),
-        _try("XFS", lambda: _file_system("xfs", where), "install xfsprogs, and load XFS (modprobe xfs)"),
-        _try("ext4", lambda: _file_system("ext4", where), "load it (modprobe ext4)", required=False),
-        _try("btrfs", lambda: _file_system("btrfs", where), "load it (modprobe btrfs)", required=False),
+    ]
+    mountable = all(fact.ok for fact in facts if fact.required)
+    for name, fs in (("XFS", "xfs"), ("ext4", "ext4"), ("btrfs", "btrfs")):
+        trial = functools.partial(_file_system, fs, where, mountable)
+        facts.append(_try(name, trial, f"load it (modprobe {fs})", required=fs == "xfs"))
+    facts += [
         _try("eBPF", trials.bpf, "use Linux 5.8 or later with CONFIG_BPF_SYSCALL and CONFIG_BPF_EVENTS"),
         _try("BTF", _btf, "use a kernel with CONFIG_DEBUG_INFO_BTF"),
         _try("bcc", _bcc, "apt install python3-bpfcc"),
@@ -193,7 +197,9 @@ def _loop(where: Path) -> str:
     return f"{found}, clears itself"
 
 
-def _file_system(fs: str, where: Path) -> str:
+def _file_system(fs: str, where: Path, mountable: bool) -> str:
+    if not mountable:
+        raise _MissingError("cannot be mounted", "what is missing above")
     kind = scratch.KINDS[fs]
     begun = time.monotonic()
     with scratch.loop_scratch(fs, kind.minimum, where) as made, made.new_file():
