@@ -7,6 +7,7 @@ each wait.
 
 import asyncio
 import enum
+import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -86,11 +87,12 @@ class RequestTracker:
                 Kind.REQUEST, request.offset, request.length, request=request.id, flags=_flags(request)
             )
         self.in_flight.append(request)
-        result = 0
+        result = -errno.ECANCELED
         try:
             yield request
+            result = 0
         except OSError as error:
-            result = -(error.errno or 5)
+            result = -(error.errno or errno.EIO)
             raise
         finally:
             self.in_flight.remove(request)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from blockstack.buffers import AlignedBuffer
 from blockstack.journal import Entry, Journal, Kind
+from blockstack.settled import settled
 
 DEPTH = 128  # iocbs in flight at once (QEMU: MAX_EVENTS 1024)
 
@@ -85,7 +86,7 @@ class _Pending:
     """One request from queueing to completion."""
 
     opcode: int
-    address: int
+    buffer: AlignedBuffer  # kept: the kernel knows only its address
     length: int
     offset: int
     request: int
@@ -101,8 +102,12 @@ class LinuxAio:
         self._journal = journal
         self._loop = asyncio.get_running_loop()
         self._context = ctypes.c_ulong(0)
-        _syscall("io_setup", ctypes.c_uint(DEPTH), ctypes.byref(self._context))
         self._eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        try:
+            _syscall("io_setup", ctypes.c_uint(DEPTH), ctypes.byref(self._context))
+        except OSError:
+            os.close(self._eventfd)
+            raise
         self._loop.add_reader(self._eventfd, self._reap)
         self._iocbs = (_Iocb * DEPTH)()
         self._by_address = {ctypes.addressof(iocb): slot for slot, iocb in enumerate(self._iocbs)}
@@ -127,17 +132,18 @@ class LinuxAio:
     def close(self) -> None:
         """Destroy the context; io_destroy(2) would wait for what is in flight."""
         self._loop.remove_reader(self._eventfd)
-        _syscall("io_destroy", self._context)
-        os.close(self._eventfd)
+        try:
+            _syscall("io_destroy", self._context)
+        finally:
+            os.close(self._eventfd)
 
     async def _enqueue(self, opcode: int, buffer: AlignedBuffer, length: int, offset: int, request: int) -> int:
-        pending = _Pending(opcode, buffer.address, length, offset, request, self._loop.create_future())
+        pending = _Pending(opcode, buffer, length, offset, request, self._loop.create_future())
         self._queue.append(pending)
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._submit)
-        # A cancelled caller must not give the buffer back while the kernel still writes from it.
-        result = await asyncio.shield(pending.future)
+        result = await settled(pending.future)
         if result < 0:
             raise OSError(-result, os.strerror(-result))
         return result
@@ -169,10 +175,12 @@ class LinuxAio:
             self._queue.popleft()
         if sent:
             del self._free[-sent:]
-        if failed and not (failed == errno.EAGAIN and self._in_flight):
+        if failed == errno.EAGAIN and self._in_flight:
+            return  # tried again when something has completed
+        if failed:
             # The error is the first request's (io_submit(2)); with nothing in flight EAGAIN would never clear.
             self._queue.popleft().future.set_result(-failed)
-        if self._queue and (sent or failed != errno.EAGAIN):
+        if self._queue:
             self._schedule()
 
     def _size(self) -> int:
@@ -188,7 +196,7 @@ class LinuxAio:
         iocb.data = pending.request
         iocb.lio_opcode = pending.opcode
         iocb.fildes = self._fd
-        iocb.buf = pending.address
+        iocb.buf = pending.buffer.address
         iocb.nbytes = pending.length
         iocb.offset = pending.offset
         iocb.flags = _IOCB_FLAG_RESFD

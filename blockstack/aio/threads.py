@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from blockstack.buffers import AlignedBuffer
 from blockstack.journal import Journal, Kind
+from blockstack.settled import settled
 
 WORKERS = 16
 
@@ -21,11 +22,13 @@ class ThreadPool:
 
     async def pread(self, buffer: AlignedBuffer, length: int, offset: int) -> int:
         """Read until `length` bytes or the end of the file. Returns the bytes read. Raises OSError."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._pread, buffer, length, offset)
+        loop = asyncio.get_running_loop()
+        return await settled(loop.run_in_executor(self._pool, self._pread, buffer, length, offset))
 
     async def pwrite(self, buffer: AlignedBuffer, length: int, offset: int, request: int) -> None:
         """Write all of `length` bytes. Raises OSError."""
-        await asyncio.get_running_loop().run_in_executor(self._pool, self._pwrite, buffer, length, offset, request)
+        loop = asyncio.get_running_loop()
+        await settled(loop.run_in_executor(self._pool, self._pwrite, buffer, length, offset, request))
 
     def close(self) -> None:
         """End the worker threads."""

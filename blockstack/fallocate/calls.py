@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from blockstack.journal import Journal, Kind
+from blockstack.settled import settled
 
 FALLOC_FL_KEEP_SIZE = 0x01
 FALLOC_FL_PUNCH_HOLE = 0x02
@@ -36,8 +37,8 @@ class FileCalls:
         return os.fstat(self._fd).st_size
 
     async def run(self, call: Callable[[], None]) -> None:
-        """Run `call` in the pool."""
-        await asyncio.get_running_loop().run_in_executor(self._pool, call)
+        """Run `call` in the pool, to its end."""
+        await settled(asyncio.get_running_loop().run_in_executor(self._pool, call))
 
     def fallocate(self, mode: int, offset: int, length: int, request: int) -> None:
         """fallocate(2), in the calling thread. Raises OSError."""

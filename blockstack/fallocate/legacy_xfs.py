@@ -9,6 +9,7 @@ flight.
 """
 
 import asyncio
+import errno
 import time
 
 from blockstack.fallocate.calls import FALLOC_FL_KEEP_SIZE, FileCalls
@@ -45,23 +46,24 @@ class LegacyXfsFallocate:
     async def fallocate(self, mode: int, offset: int, length: int, request: int) -> None:
         """The racy fallocate. Raises OSError."""
         async with self._inode_lock:
-            self._admitting.clear()
             journal = self._calls.journal
             old_size = self._calls.size()
+            self._admitting.clear()
             entry = None
             if journal is not None:
                 entry = journal.begin(
                     Kind.EMULATED_FALLOCATE, offset, length, request=request, flags=mode, size=old_size
                 )
             extends = not mode & FALLOC_FL_KEEP_SIZE and offset + length > old_size
-            result = 0
+            result = -errno.ECANCELED
             try:
                 await self._no_writes.wait()
                 await self._calls.run(
                     lambda: self._allocate(mode, offset, length, request, offset + length if extends else None)
                 )
+                result = 0
             except OSError as error:
-                result = -(error.errno or 5)
+                result = -(error.errno or errno.EIO)
                 raise
             finally:
                 if journal is not None and entry is not None:
