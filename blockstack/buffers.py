@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from blockstack.node import Buffer
 
-_KEEP = 64  # buffers of one size kept for reuse
+_KEEP = 64  # buffers of one size kept for reuse, if they are small
+_KEEP_BYTES = 16 << 20  # of one size together
 
 
 @dataclass(slots=True, eq=False)
@@ -39,7 +40,7 @@ class BufferPool:
     def put(self, buffer: AlignedBuffer) -> None:
         """Give a buffer back; nothing may be in flight on it."""
         free = self._free[buffer.size]
-        if len(free) < _KEEP:
+        if len(free) < max(1, min(_KEEP, _KEEP_BYTES // buffer.size)):
             free.append(buffer)
 
     def gather(self, buffers: Sequence[Buffer]) -> tuple[AlignedBuffer, int]:

@@ -1,5 +1,6 @@
 """What a user of the library holds: create, open, and the disk."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from blockstack.fallocate import BEHAVIOURS
 from blockstack.file_posix import FilePosix
 from blockstack.journal import Journal
 from blockstack.node import Buffer, Node
+from blockstack.settled import settled
 from blockstack.strategies import STRATEGIES, Strategy
 
 MAX_BACKING_DEPTH = 64
@@ -122,23 +124,33 @@ async def open_disk(
     try:
         yield disk
     finally:
-        await node.close()
+        await settled(asyncio.ensure_future(node.close()))
 
 
 async def _open_format(path: Path, file: FilePosix, format: str | None, read_only: bool, depth: int) -> Node:
     """The node for `format` on an open file node, which it owns from then on."""
+    backing: Node | None = None
     try:
         if format not in (None, "qcow2", "raw"):
             raise ImageError(f"unknown image format {format!r}: qcow2 or raw")
         head = await file.preadv(0, min(file.length, _HEADER_BYTES))
         if format == "raw" or (format is None and head[:4] != qcow2.header.MAGIC):
+            if not read_only and file.length % file.request_alignment:
+                # QEMU 9c60a5d1978e: a write to the last block would make the file, and so the disk, longer.
+                raise ImageError(
+                    f"a raw disk of {file.length} bytes is not a multiple of the {file.request_alignment} bytes that "
+                    "O_DIRECT writes: open it with direct=False"
+                )
             file.growable = False
             return file
         header = qcow2.Header.parse(head, file.length)
-        backing = await _open_backing(path, file, header, depth) if header.backing_file else None
+        if header.backing_file:
+            backing = await _open_backing(path, file, header, depth)
         return await qcow2.Qcow2.open(header, file, backing, read_only=read_only)
     except BaseException:
         await file.close()
+        if backing is not None:
+            await backing.close()
         raise
 
 

@@ -7,6 +7,7 @@ import mmap
 import os
 import stat
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from blockstack.aio import ENGINES, Engine
@@ -48,28 +49,31 @@ class FilePosix(Node):
         file.
         """
         access = os.O_RDONLY if read_only else os.O_RDWR
-        self._fd = os.open(path, access | os.O_CLOEXEC | (os.O_DIRECT if direct else 0))
-        try:
-            status = os.fstat(self._fd)
+        with ExitStack() as resources:
+            # Not blocking: the name in a hostile image may be a FIFO's.
+            fd = os.open(path, access | os.O_NONBLOCK | os.O_CLOEXEC | (os.O_DIRECT if direct else 0))
+            resources.callback(os.close, fd)
+            status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 raise OSError(errno.ENOTSUP, "not a regular file", str(path))
+            os.set_blocking(fd, True)
             super().__init__(
                 status.st_size,
-                request_alignment=_probe_alignment(self._fd) if direct else 1,
+                request_alignment=_probe_alignment(fd) if direct else 1,
                 read_only=read_only,
                 journal=journal,
             )
-            self._engine: Engine = ENGINES[aio](self._fd, journal)
-        except BaseException:
-            os.close(self._fd)
-            raise
+            self._calls = FileCalls(fd, journal)
+            resources.callback(self._calls.close)
+            self._engine: Engine = ENGINES[aio](fd, journal)
+            resources.callback(self._engine.close)
+            self._behaviour: FallocateBehaviour = BEHAVIOURS[fallocate](self._calls)
+            self.is_xfs = stand_in or self._behaviour.emulates_xfs or is_xfs(fd)
+            self._resources = resources.pop_all()
         self.growable = True
         self.strategy = strategy
         self._journal = journal
-        self._calls = FileCalls(self._fd, journal)
-        self._behaviour: FallocateBehaviour = BEHAVIOURS[fallocate](self._calls)
         self._buffers = BufferPool()
-        self.is_xfs = stand_in or self._behaviour.emulates_xfs or is_xfs(self._fd)
         self.linux_aio = stand_in or aio == "native"
         self._has_write_zeroes = self._has_discard = self._has_fallocate = True
 
@@ -86,7 +90,7 @@ class FilePosix(Node):
 
     async def _pwritev(self, request: TrackedRequest, offset: int, buffers: Sequence[Buffer]) -> None:
         if sum(len(buffer) for buffer in buffers) > MAX_TRANSFER:
-            data = memoryview(b"".join(buffers))
+            data = memoryview(buffers[0] if len(buffers) == 1 else b"".join(buffers))
             for at in range(0, len(data), MAX_TRANSFER):
                 await self._pwrite(request, offset + at, [data[at : at + MAX_TRANSFER]])
         else:
@@ -99,8 +103,7 @@ class FilePosix(Node):
             await self._engine.pwrite(buffer, length, offset, request.id)
         finally:
             self._behaviour.end_write()
-        # Not after an exception: a cancelled write may still be in flight on the buffer.
-        self._buffers.put(buffer)
+            self._buffers.put(buffer)
 
     async def _pwrite_zeroes(self, request: TrackedRequest, offset: int, length: int, *, unmap: bool) -> None:
         """Zero with fallocate(2), in the order of QEMU's raw_do_pwrite_zeroes and handle_aiocb_write_zeroes (7.2)."""
@@ -139,9 +142,7 @@ class FilePosix(Node):
         await self._calls.fdatasync()
 
     async def _close(self) -> None:
-        self._engine.close()
-        self._calls.close()
-        os.close(self._fd)
+        self._resources.close()
 
 
 def _probe_alignment(fd: int) -> int:

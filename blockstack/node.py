@@ -34,6 +34,7 @@ class Node(ABC):
         self.request_alignment = request_alignment
         self.read_only = read_only
         self.growable = False
+        self.closed = False
         self.tracker = RequestTracker(journal)
 
     # The driver's part. Offsets and lengths are multiples of request_alignment.
@@ -139,10 +140,17 @@ class Node(ABC):
 
     async def flush(self) -> None:
         """Make everything acknowledged so far stable. Raises OSError."""
+        self._check_open()
         await self._flush()
 
     async def close(self) -> None:
-        """Wait for what is in flight, write back, release. Raises OSError where writing back fails."""
+        """Wait for what is in flight, write back, release. Raises OSError where writing back fails.
+
+        Closing begins at once: a new request, or a second close, finds the node closed.
+        """
+        if self.closed:
+            return
+        self.closed = True
         await self.tracker.drain()
         await self._close()
 
@@ -150,7 +158,12 @@ class Node(ABC):
         # QEMU: bdrv_co_write_req_finish raises total_sectors when the request has finished, not before.
         self.length = max(self.length, end)
 
+    def _check_open(self) -> None:
+        if self.closed:
+            raise OSError(errno.EBADF, "node is closed")
+
     def _check(self, offset: int, length: int, *, extend: bool) -> None:
+        self._check_open()
         limit = MAX_LENGTH if extend else self.length
         if offset < 0 or length < 0 or offset + length > limit:
             raise OSError(errno.EINVAL, f"request of {length} bytes at {offset} outside of {self.length} bytes")
