@@ -10,6 +10,8 @@ from blockstack.errors import ImageError
 MAGIC = b"QFI\xfb"
 V2_LENGTH = 72
 V3_LENGTH = 104
+AUTOCLEAR = 88
+"""Offset of the autoclear feature bits."""
 MAX_L1_BYTES = 32 << 20
 """QEMU: QCOW_MAX_L1_SIZE."""
 MAX_REFTABLE_BYTES = 8 << 20
@@ -50,6 +52,7 @@ class Header:
     refcount_table_clusters: int
     snapshots: int = 0
     refcount_order: int = 4
+    autoclear: int = 0
     backing_file: str | None = None
     backing_format: str | None = None
 
@@ -77,7 +80,7 @@ class Header:
                 -(-len(name) // 8) * 8, b"\0"
             )
         extensions += _EXTENSION.pack(_EXTENSION_END, 0)
-        backing = (self.backing_file or "").encode()
+        backing = (self.backing_file or "").encode("utf-8", "surrogateescape")
         if len(backing) > MAX_BACKING_NAME:
             raise ImageError("the name of the backing file is longer than 1023 bytes")
         backing_offset = V3_LENGTH + len(extensions) if backing else 0
@@ -128,11 +131,11 @@ class Header:
             raise ImageError(f"cluster size 2^{cluster_bits} is outside of 512 B to 2 MiB")
         if crypt_method:
             raise ImageError("encrypted images are not supported")
-        refcount_order, header_length = 4, V2_LENGTH
+        refcount_order, header_length, autoclear = 4, V2_LENGTH, 0
         if version == 3:
             if len(data) < V3_LENGTH:
                 raise ImageError("the header is cut off")
-            incompatible, _, _, refcount_order, header_length = _V3_TAIL.unpack_from(data, V2_LENGTH)
+            incompatible, _, autoclear, refcount_order, header_length = _V3_TAIL.unpack_from(data, V2_LENGTH)
             _refuse_features(incompatible)
             if header_length < V3_LENGTH or header_length > (1 << cluster_bits):
                 raise ImageError(f"header length {header_length} is impossible")
@@ -147,6 +150,7 @@ class Header:
             refcount_table_offset,
             refcount_table_clusters,
             snapshots,
+            autoclear=autoclear,
         )
         header.backing_format = _backing_format(data, header_length, backing_offset)
         if backing_offset:
@@ -155,6 +159,8 @@ class Header:
             ):
                 raise ImageError("the name of the backing file lies outside of the header cluster")
             name = data[backing_offset : backing_offset + backing_length]
+            if b"\0" in name:
+                raise ImageError("the name of the backing file has a NUL in it")
             header.backing_file = name.decode("utf-8", "surrogateescape")
         header._validate(file_length)
         return header

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from blockstack.errors import ImageError
 from blockstack.file_posix import FilePosix
 from blockstack.node import Buffer, Node
-from blockstack.qcow2.header import Header
+from blockstack.qcow2.header import AUTOCLEAR, Header
 from blockstack.qcow2.mapping import Mapping
+from blockstack.qcow2.overlap import MetadataMap
 from blockstack.qcow2.refcounts import Refcounts
 from blockstack.requests import TrackedRequest
+from blockstack.settled import settled
 
 MAX_WORKERS = 8
 """Parts of one guest request that run at the same time (QEMU: QCOW2_MAX_WORKERS)."""
@@ -44,8 +46,9 @@ class Qcow2(Node):
         self.header = header
         self.file = file
         self.backing = backing
-        self.refcounts = Refcounts(header, file)
-        self.mapping = Mapping(header, file, self.refcounts)
+        self.metadata = MetadataMap(header)
+        self.refcounts = Refcounts(header, file, self.metadata)
+        self.mapping = Mapping(header, file, self.refcounts, self.metadata)
         self.allocations: list[Allocation] = []
         self._lock = asyncio.Lock()
 
@@ -57,6 +60,12 @@ class Qcow2(Node):
         image = cls(header, file, backing, read_only=read_only)
         await image.refcounts.load()
         await image.mapping.load()
+        if not read_only:
+            image.metadata.load(image.mapping.table_offsets, image.refcounts.block_offsets)
+            if header.autoclear:
+                # What this driver knows nothing of (dirty bitmaps) is no longer true once it writes (qcow2.rst).
+                await file.pwritev(AUTOCLEAR, [bytes(8)], metadata=True)
+                await file.flush()
         return image
 
     # Reading
@@ -93,6 +102,10 @@ class Qcow2(Node):
     # Writing
 
     async def _pwritev(self, request: TrackedRequest, offset: int, buffers: Sequence[Buffer]) -> None:
+        # To its end, also for a caller that is cancelled: clusters are allocated and linked on the way.
+        await settled(asyncio.ensure_future(self._pwritev_parts(offset, buffers)))
+
+    async def _pwritev_parts(self, offset: int, buffers: Sequence[Buffer]) -> None:
         """Allocate part by part, and run the parts side by side (QEMU: qcow2_co_pwritev_part)."""
         data = memoryview(buffers[0] if len(buffers) == 1 else b"".join(buffers))
         at, end = offset, offset + len(data)
@@ -159,9 +172,12 @@ class Qcow2(Node):
         run = await self.mapping.run(first, last - first)
         if run.host is not None and await self.mapping.writable(first):
             count = min(length, (first + run.clusters) * size - offset)
+            self.metadata.check(run.host, run.clusters * size)
             return run.host + offset % size, count, None
         if run.host is not None:
             raise ImageError(f"guest cluster {first} is shared with a snapshot: writing it is not supported")
+        if run.stale:
+            self.metadata.check(run.stale, size)
         # The L2 table comes first, as in QEMU's get_cluster_table: linking needs no allocation then.
         await self.mapping.table_for_write(first)
         host, clusters = await self.refcounts.allocate(run.clusters)
@@ -196,14 +212,16 @@ class Qcow2(Node):
                 if allocation.stale:
                     await self.refcounts.free(allocation.stale, 1)
         finally:
-            # The refcounts go back before anybody can see the allocation gone.
-            if not linked:
-                async with self._lock:
-                    await self.refcounts.free(allocation.host, allocation.clusters)
-            self.allocations.remove(allocation)
-            for dependent in allocation.dependents:
-                if not dependent.done():
-                    dependent.set_result(None)
+            try:
+                # The refcounts go back before anybody can see the allocation gone.
+                if not linked:
+                    async with self._lock:
+                        await self.refcounts.free(allocation.host, allocation.clusters)
+            finally:
+                self.allocations.remove(allocation)
+                for dependent in allocation.dependents:
+                    if not dependent.done():
+                        dependent.set_result(None)
 
     async def _alloc_space(self, allocation: Allocation) -> bool:
         """Zero all new clusters with one zero-write, instead of writing zeroes around the data.
@@ -246,6 +264,9 @@ class Qcow2(Node):
     # Making it stable
 
     async def _flush(self) -> None:
+        await settled(asyncio.ensure_future(self._flush_caches()))
+
+    async def _flush_caches(self) -> None:
         """Refcounts, then the L2 tables that rely on them, each followed by a barrier (QEMU: qcow2_write_caches)."""
         async with self._lock:
             await self.write_back()
@@ -262,6 +283,8 @@ class Qcow2(Node):
             if not self.read_only:
                 await self._flush()
         finally:
-            await self.file.close()
-            if self.backing is not None:
-                await self.backing.close()
+            try:
+                await self.file.close()
+            finally:
+                if self.backing is not None:
+                    await self.backing.close()

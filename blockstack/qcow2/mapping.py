@@ -12,7 +12,11 @@ import numpy.typing as npt
 from blockstack.errors import ImageError
 from blockstack.node import Node
 from blockstack.qcow2.header import OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO, Header
+from blockstack.qcow2.overlap import MetadataMap
 from blockstack.qcow2.refcounts import Refcounts
+
+CACHE_BYTES = 128 << 20
+"""L2 tables kept in memory, beside changed ones: they map 1 TiB of disk at 64 KiB clusters (QEMU: l2-cache-size)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -39,10 +43,11 @@ class Run:
 class Mapping:
     """The two-level table of one image."""
 
-    def __init__(self, header: Header, file: Node, refcounts: Refcounts) -> None:
+    def __init__(self, header: Header, file: Node, refcounts: Refcounts, metadata: MetadataMap) -> None:
         self._header = header
         self._file = file
         self._refcounts = refcounts
+        self._metadata = metadata
         self._l1: npt.NDArray[np.uint64] = np.zeros(0, dtype=np.uint64)
         self._tables: dict[int, L2Table] = {}
 
@@ -60,6 +65,13 @@ class Mapping:
         if len(np.unique(used)) != len(used):
             raise ImageError("two L1 entries point to the same L2 table")
 
+    @property
+    def table_offsets(self) -> npt.NDArray[np.uint64]:
+        """Host offsets of the L2 tables."""
+        offsets = self._l1 & np.uint64(OFFSET_MASK)
+        used: npt.NDArray[np.uint64] = offsets[offsets != 0]
+        return used
+
     async def table(self, guest_cluster: int) -> L2Table | None:
         """The L2 table that maps `guest_cluster`, None where there is none. Raises OSError, ImageError."""
         index = guest_cluster // self._header.l2_entries
@@ -73,8 +85,16 @@ class Mapping:
         readable = max(0, min(size, self._file.length - offset))
         data = await self._file.preadv(offset, readable) if readable else b""
         entries = np.frombuffer(data.ljust(size, b"\0"), dtype=">u8").astype(np.uint64)
+        self._evict()
         self._tables[index] = table = L2Table(offset, entries)
         return table
+
+    def _evict(self) -> None:
+        """Make room for one more table; those that have changed stay."""
+        if (len(self._tables) + 1) * self._header.cluster_size > CACHE_BYTES:
+            clean = next((index for index, table in self._tables.items() if not table.dirty), None)
+            if clean is not None:
+                del self._tables[clean]
 
     async def table_for_write(self, guest_cluster: int) -> L2Table:
         """The L2 table that maps `guest_cluster`, made if there is none (QEMU: get_cluster_table, l2_allocate).
@@ -96,10 +116,11 @@ class Mapping:
             await self._file.flush()
             entry = np.array([offset | OFLAG_COPIED], dtype=">u8").tobytes()
             await self._file.pwritev(self._header.l1_offset + index * 8, [entry], metadata=True)
-        except OSError:
+        except BaseException:
             await self._refcounts.free(offset, 1)
             raise
         self._l1[index] = offset | OFLAG_COPIED
+        self._metadata.add(offset)
         self._tables[index] = table
         return table
 
@@ -119,14 +140,16 @@ class Mapping:
         if head & OFLAG_COMPRESSED:
             raise ImageError(f"guest cluster {guest_cluster} is compressed: not supported")
         host = head & OFFSET_MASK
+        if host % self._header.cluster_size:
+            raise ImageError(f"guest cluster {guest_cluster} is mapped to unaligned host offset {host}")
         if head & OFLAG_ZERO:
+            if self._header.version < 3:
+                raise ImageError(f"guest cluster {guest_cluster} is a zero cluster, which version 2 does not have")
             # One at a time: each may have a host cluster of its own to give back.
             return Run(1, None, zero=True, stale=host)
         if not host:
             used = np.nonzero(entries)[0]
             return Run(int(used[0]) if len(used) else limit, None)
-        if host % self._header.cluster_size:
-            raise ImageError(f"guest cluster {guest_cluster} is mapped to unaligned host offset {host}")
         steps = np.arange(limit, dtype=np.uint64) * np.uint64(self._header.cluster_size)
         breaks = np.nonzero(entries != np.uint64(head) + steps)[0]
         return Run(int(breaks[0]) if len(breaks) else limit, host)

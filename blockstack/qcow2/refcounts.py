@@ -4,6 +4,7 @@ Blocks are kept in memory and written back at a flush; a new block is written at
 it. Everything here runs under the image's metadata lock.
 """
 
+import errno
 from typing import Final
 
 import numpy as np
@@ -11,7 +12,8 @@ import numpy.typing as npt
 
 from blockstack.errors import ImageError
 from blockstack.node import Node
-from blockstack.qcow2.header import Header
+from blockstack.qcow2.header import MAX_REFTABLE_BYTES, Header
+from blockstack.qcow2.overlap import MetadataMap
 
 _MAX_CLUSTER_OFFSET: Final = 2**56
 """Host offsets of L1 and L2 entries have 56 bits."""
@@ -23,9 +25,10 @@ _TABLE_POINTER: Final = 48
 class Refcounts:
     """Refcounts of 16 bits, one for each host cluster."""
 
-    def __init__(self, header: Header, file: Node) -> None:
+    def __init__(self, header: Header, file: Node, metadata: MetadataMap) -> None:
         self._header = header
         self._file = file
+        self._metadata = metadata
         self._per_block = header.cluster_size // 2
         self._table: npt.NDArray[np.uint64] = np.zeros(0, dtype=np.uint64)
         self._blocks: dict[int, npt.NDArray[np.uint16]] = {}
@@ -44,30 +47,47 @@ class Refcounts:
         if np.any(offsets % np.uint64(header.cluster_size)) or np.any(offsets >= _MAX_CLUSTER_OFFSET):
             raise ImageError("the refcount table points to an impossible offset")
 
+    @property
+    def block_offsets(self) -> npt.NDArray[np.uint64]:
+        """Host offsets of the refcount blocks."""
+        offsets: npt.NDArray[np.uint64] = self._table[self._table != 0]
+        return offsets
+
     async def allocate(self, count: int) -> tuple[int, int]:
-        """Take up to `count` contiguous free clusters, at least one. Returns their host offset and number. Raises
-        OSError.
+        """Take up to `count` contiguous free clusters, at least one. Returns their host offset and number.
+
+        Raises OSError, and ImageError where a cluster counted as free holds metadata.
         """
-        start = self._free_from
-        while await self._get(start):
-            start += 1
-        await self._need_block(start)
-        # Making a refcount block may have taken the cluster itself.
-        while await self._get(start):
-            start += 1
-        self._free_from = start
-        found = 0
-        while found < count and (found == 0 or await self._get(start + found) == 0):
-            await self._need_block(start + found)
-            if await self._get(start + found):
+        while True:
+            start = await self._first_free()
+            index = start // self._per_block
+            if await self._block(index) is not None:
                 break
-            found += 1
-        if (start + found) * self._header.cluster_size >= _MAX_CLUSTER_OFFSET:
-            raise ImageError("the image file is full")
+            # Making a refcount block takes clusters, and growing the table gives some back: look again.
+            await self._need_block(index)
+        within = start % self._per_block
+        used = np.flatnonzero(self._blocks[index][within : within + count])
+        found = int(used[0]) if len(used) else min(count, self._per_block - within)
+        size = self._header.cluster_size
+        if (start + found) * size >= _MAX_CLUSTER_OFFSET:
+            raise OSError(errno.EFBIG, "the image file is full")
+        self._metadata.check(start * size, found * size)
         for cluster in range(start, start + found):
             self._set(cluster, 1)
         self._free_from = start + found
-        return start * self._header.cluster_size, found
+        return start * size, found
+
+    async def _first_free(self) -> int:
+        """The first cluster with refcount 0."""
+        index, within = divmod(self._free_from, self._per_block)
+        while (block := await self._block(index)) is not None:
+            free = np.flatnonzero(block[within:] == 0)
+            if len(free):
+                within += int(free[0])
+                break
+            index, within = index + 1, 0
+        self._free_from = index * self._per_block + within
+        return self._free_from
 
     async def free(self, offset: int, count: int) -> None:
         """Give `count` clusters at host offset `offset` back."""
@@ -104,6 +124,9 @@ class Refcounts:
             return None
         length = self._header.cluster_size
         offset = int(self._table[index])
+        if offset >= self._file.length:
+            # To take its clusters for free would overwrite what the lost block counted.
+            raise ImageError(f"the refcount block at {offset} lies beyond the end of the file")
         data = await self._file.preadv(offset, self._readable(offset, length))
         block = np.frombuffer(data.ljust(length, b"\0"), dtype=">u2").astype(np.uint16)
         self._blocks[index] = block
@@ -112,9 +135,8 @@ class Refcounts:
     def _readable(self, offset: int, length: int) -> int:
         return max(0, min(length, self._file.length - offset))
 
-    async def _need_block(self, cluster: int) -> None:
-        """See to it that `cluster` has a refcount block (QEMU: alloc_refcount_block)."""
-        index = cluster // self._per_block
+    async def _need_block(self, index: int) -> None:
+        """Make the refcount block `index`, which is missing (QEMU: alloc_refcount_block)."""
         if index >= len(self._table):
             await self._grow_table(index + 1)
         if await self._block(index) is not None:
@@ -122,20 +144,20 @@ class Refcounts:
         try:
             await self._new_block(index)
             await self._write_table_entry(index)
-        except OSError:
+        except BaseException:
             # Forget it: the next allocation makes the same block at the same place again.
-            self._forget_blocks(index)
-            raise
-
-    def _forget_blocks(self, start: int) -> None:
-        for index in [index for index in self._blocks if index >= start]:
-            del self._blocks[index]
+            self._blocks.pop(index, None)
             self._dirty.discard(index)
-        self._table[start:] = 0
+            self._table[index] = 0
+            raise
+        self._metadata.add(int(self._table[index]))
 
     async def _new_block(self, index: int) -> None:
         """A block that describes itself: its own cluster is the first of those it counts, which are all free."""
         first = index * self._per_block
+        if (first + self._per_block) * self._header.cluster_size >= _MAX_CLUSTER_OFFSET:
+            raise OSError(errno.EFBIG, "the image file is full")
+        self._metadata.check(first * self._header.cluster_size, self._header.cluster_size)
         self._blocks[index] = np.zeros(self._per_block, dtype=np.uint16)
         self._table[index] = first * self._header.cluster_size
         self._set(first, 1)
@@ -159,19 +181,29 @@ class Refcounts:
 
     async def _grow_table(self, entries: int) -> None:
         """Move to a larger table behind everything else (QEMU: qcow2_refcount_area), then free the old one."""
-        old_table = self._table
+        header, old_table = self._header, self._table
+        old_offset, old_clusters = header.refcount_table_offset, header.refcount_table_clusters
         try:
             await self._move_table(entries)
-        except OSError:
-            self._forget_blocks(len(old_table))
+        except BaseException:
+            # As if nothing had happened: the next attempt makes the same blocks and table at the same places again.
+            for index in [index for index in self._blocks if index >= len(old_table)]:
+                del self._blocks[index]
+                self._dirty.discard(index)
             self._table = old_table
             raise
+        for offset in self._table[len(old_table) :]:
+            if offset:
+                self._metadata.add(int(offset))
+        # From here on the new table is the table, also if giving the old one back fails.
+        await self.free(old_offset, old_clusters)
 
     async def _move_table(self, entries: int) -> None:
         header = self._header
-        old_offset, old_clusters = header.refcount_table_offset, header.refcount_table_clusters
         per_cluster = header.cluster_size // 8
-        clusters = max(-(-entries // per_cluster), old_clusters * 3 // 2 + 1)
+        clusters = max(-(-entries // per_cluster), header.refcount_table_clusters * 3 // 2 + 1)
+        if clusters * header.cluster_size > MAX_REFTABLE_BYTES:
+            raise OSError(errno.EFBIG, "the image file is full: no room for a larger refcount table")
         table = np.zeros(clusters * per_cluster, dtype=np.uint64)
         table[: len(self._table)] = self._table
         old_entries = len(self._table)
@@ -191,6 +223,7 @@ class Refcounts:
             start += 1
             if await self._block((start + clusters) // self._per_block) is None:
                 await self._new_block((start + clusters) // self._per_block)
+        self._metadata.check(start * header.cluster_size, clusters * header.cluster_size)
         for cluster in range(start, start + clusters):
             self._set(cluster, 1)
         await self.write_back()
@@ -201,4 +234,3 @@ class Refcounts:
         await self._file.pwritev(_TABLE_POINTER, [pointer], metadata=True)
         await self._file.flush()
         header.refcount_table_offset, header.refcount_table_clusters = offset, clusters
-        await self.free(old_offset, old_clusters)

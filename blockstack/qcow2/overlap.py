@@ -1,0 +1,60 @@
+"""Which host clusters hold metadata, so that guest data and new tables are never written over them.
+
+QEMU: qcow2_pre_write_overlap_check, with its default set (header, active L1 and L2 tables, refcount table and blocks).
+An image whose tables are intact never fails it; in a hostile one an entry may point anywhere.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from blockstack.errors import ImageError
+from blockstack.qcow2.header import Header
+
+
+class MetadataMap:
+    """The metadata clusters of one image. Offsets and lengths in bytes."""
+
+    def __init__(self, header: Header) -> None:
+        self._header = header
+        self._loaded: npt.NDArray[np.uint64] = np.zeros(0, dtype=np.uint64)  # offsets of tables, ascending
+        self._added: set[int] = set()
+
+    def load(self, l2_tables: npt.NDArray[np.uint64], refcount_blocks: npt.NDArray[np.uint64]) -> None:
+        """Take over the offsets of all tables. Raises ImageError where any two pieces of metadata overlap."""
+        offsets = np.sort(np.concatenate((l2_tables, refcount_blocks)))
+        twice = np.flatnonzero(offsets[1:] == offsets[:-1])
+        if len(twice):
+            raise ImageError(f"two tables share the cluster at {offsets[twice[0]]}")
+        areas = self._areas()
+        for index, (what, start, end) in enumerate(areas):
+            for other, other_start, other_end in areas[:index]:
+                if start < other_end and other_start < end:
+                    raise ImageError(f"the {what} overlaps the {other}")
+            inside = np.flatnonzero((offsets >= np.uint64(start)) & (offsets < np.uint64(end)))
+            if len(inside):
+                raise ImageError(f"the table at {offsets[inside[0]]} overlaps the {what}")
+        self._loaded = offsets
+
+    def add(self, offset: int) -> None:
+        """The cluster at `offset` holds a table now."""
+        self._added.add(offset)
+
+    def check(self, offset: int, length: int) -> None:
+        """Raise ImageError where [offset, offset + length) overlaps metadata. `offset` is a cluster's."""
+        end = offset + length
+        for what, start, stop in self._areas():
+            if offset < stop and start < end:
+                raise ImageError(f"the image is corrupt: cluster at {offset} overlaps the {what}, writing is refused")
+        at = int(np.searchsorted(self._loaded, np.uint64(offset)))
+        hit = at < len(self._loaded) and int(self._loaded[at]) < end
+        if hit or not self._added.isdisjoint(range(offset, end, self._header.cluster_size)):
+            raise ImageError(f"the image is corrupt: cluster at {offset} overlaps a table, writing is refused")
+
+    def _areas(self) -> list[tuple[str, int, int]]:
+        header, size = self._header, self._header.cluster_size
+        lengths = (
+            ("header", 0, size),
+            ("L1 table", header.l1_offset, -(-header.l1_entries * 8 // size) * size),
+            ("refcount table", header.refcount_table_offset, header.refcount_table_clusters * size),
+        )
+        return [(what, start, start + length) for what, start, length in lengths if length]
