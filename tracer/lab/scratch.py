@@ -42,8 +42,7 @@ class Kind:
 KINDS = {
     # 300 MiB: mkfs.xfs of xfsprogs 5.19 and later refuses less. -K: the file is sparse already, nothing to
     # discard.
-    # allocsize: without it every sparse buffered write (qemu-img convert) reserves space far beyond itself.
-    "xfs": Kind(("mkfs.xfs", "-q", "-f", "-K"), 300 * MIB, "allocsize=64k"),
+    "xfs": Kind(("mkfs.xfs", "-q", "-f", "-K"), 300 * MIB),
     # noinit_itable: the lazy initialisation would write behind the back of the workload.
     "ext4": Kind(("mkfs.ext4", "-q", "-F", "-E", "nodiscard,lazy_itable_init=1"), 16 * MIB, "noinit_itable"),
     "btrfs": Kind(("mkfs.btrfs", "-q", "-f", "-K"), 128 * MIB),
