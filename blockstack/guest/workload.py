@@ -27,7 +27,7 @@ FLUSH_EVERY = 100
 MIN_CLUSTER = 4096
 """A smaller cluster has no room for a part of it that is still a multiple of SECTOR blocks."""
 
-_WRITES_PER_REGION = 6
+_WRITES_PER_REGION = 8
 """Guest writes to each L2 region, on average."""
 
 
