@@ -19,6 +19,9 @@ from blockstack.strategies import STRATEGIES, Strategy
 MAX_BACKING_DEPTH = 64
 """Images in a backing chain; a loop is longer than that."""
 
+SECTOR = 512
+"""Unit of a disk's length, in bytes (QEMU: BDRV_SECTOR_SIZE)."""
+
 _HEADER_BYTES = 65536
 
 T = TypeVar("T")
@@ -69,7 +72,13 @@ async def create(
     backing_file: str | None = None,
     backing_format: str | None = None,
 ) -> None:
-    """Make an image of `size` bytes. Raises ImageError for impossible options, OSError from the file system."""
+    """Make an image of `size` bytes, rounded up to whole sectors, as qemu-img does.
+
+    QEMU rounds the size of an existing image down: it would not see the guest's last bytes. Raises ImageError for
+    impossible options, OSError from the file system.
+    """
+    if size > 0:
+        size += -size % SECTOR
     if format == "qcow2":
         if backing_file is not None and backing_format is None:
             raise ImageError("a backing file needs its format named")

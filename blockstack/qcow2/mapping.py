@@ -91,10 +91,11 @@ class Mapping:
 
     def _evict(self) -> None:
         """Make room for one more table; those that have changed stay."""
-        if (len(self._tables) + 1) * self._header.cluster_size > CACHE_BYTES:
-            clean = next((index for index, table in self._tables.items() if not table.dirty), None)
-            if clean is not None:
-                del self._tables[clean]
+        excess = len(self._tables) + 1 - CACHE_BYTES // self._header.cluster_size
+        if excess > 0:
+            clean = [index for index, table in self._tables.items() if not table.dirty]
+            for index in clean[:excess]:
+                del self._tables[index]
 
     async def table_for_write(self, guest_cluster: int) -> L2Table:
         """The L2 table that maps `guest_cluster`, made if there is none (QEMU: get_cluster_table, l2_allocate).
@@ -121,6 +122,7 @@ class Mapping:
             raise
         self._l1[index] = offset | OFLAG_COPIED
         self._metadata.add(offset)
+        self._evict()
         self._tables[index] = table
         return table
 

@@ -19,18 +19,28 @@ from blockstack.qcow2 import Qcow2
 
 T = TypeVar("T")
 
+_HOLDS: list["Hold"] = []
+
 needs_qemu = pytest.mark.skipif(
     shutil.which("qemu-img") is None or shutil.which("qemu-io") is None, reason="needs qemu-img: apt install qemu-utils"
 )
 
 
-def run(main: Coroutine[Any, Any, T], seconds: float = 60) -> T:
+def run(main: Coroutine[Any, Any, T], seconds: float = 30) -> T:
     """Run `main`; whatever hangs is a failure after `seconds`."""
 
     async def limited() -> T:
+        _HOLDS.clear()
+        # A cancelled write waits for its end: what is held has to be let go.
+        asyncio.get_running_loop().call_later(seconds, _release_all)
         return await asyncio.wait_for(main, seconds)
 
     return asyncio.run(limited())
+
+
+def _release_all() -> None:
+    for hold in _HOLDS:
+        hold.release.set()
 
 
 async def turns(count: int = 20) -> None:
@@ -135,6 +145,7 @@ class Hold:
         self.release = asyncio.Event()
         self.held = asyncio.Event()
         self._range = start, end
+        _HOLDS.append(self)
         if after:
             double.after = self._hold
         else:
