@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 import bpf
-from tracer import btf
+from tracer import btf, interrupts
 from tracer.errors import UnsupportedError
 from tracer.operations import OPERATION
 
@@ -235,18 +235,19 @@ def attach(ring_bytes: int = 16 << 20) -> Iterator[Probes]:
     bcc = _import_bcc()
     info = btf.kernel("xfs")
     by_kprobe = not all(_fits(info, name, arguments) for name, arguments in _DIRECT.items())
-    program = _compile(bcc, _macros(info, ring_bytes, by_kprobe))
-    try:
-        probes = Probes(bcc, program, info, ring_bytes)
-        _attach_extra(probes, info)
-        _attach_fallocate(probes)
-        _attach_direct(probes, by_kprobe)
-        for tracepoint in ("sys_exit", "sys_enter"):
-            _require(probes._raw(tracepoint), f"raw tracepoint {tracepoint}")
-        probes.mechanisms["system calls"] = "raw tracepoints sys_enter, sys_exit"
+    with contextlib.ExitStack() as stack:
+        # bcc has callbacks from C, where an exception that a signal raises is printed and lost.
+        with interrupts.deferred():
+            program = _compile(bcc, _macros(info, ring_bytes, by_kprobe))
+            stack.callback(program.cleanup)
+            probes = Probes(bcc, program, info, ring_bytes)
+            _attach_extra(probes, info)
+            _attach_fallocate(probes)
+            _attach_direct(probes, by_kprobe)
+            for tracepoint in ("sys_exit", "sys_enter"):
+                _require(probes._raw(tracepoint), f"raw tracepoint {tracepoint}")
+            probes.mechanisms["system calls"] = "raw tracepoints sys_enter, sys_exit"
         yield probes
-    finally:
-        program.cleanup()
 
 
 def _attach_extra(probes: Probes, info: btf.Btf) -> None:

@@ -23,13 +23,12 @@ _IOCB_CMD_PREAD = 0
 _IOCB_CMD_PWRITE = 1
 _IOCB_FLAG_RESFD = 1
 
-# The C library has no wrappers for these; the numbers are per architecture (syscalls(2)).
+# The C library has no wrappers for these; the numbers are per architecture (syscalls(2)), all of them little-endian.
 _SYSCALLS = {
     "x86_64": {"io_setup": 206, "io_destroy": 207, "io_getevents": 208, "io_submit": 209},
     "aarch64": {"io_setup": 0, "io_destroy": 1, "io_getevents": 4, "io_submit": 2},
     "riscv64": {"io_setup": 0, "io_destroy": 1, "io_getevents": 4, "io_submit": 2},
     "ppc64le": {"io_setup": 227, "io_destroy": 228, "io_getevents": 229, "io_submit": 230},
-    "s390x": {"io_setup": 243, "io_destroy": 244, "io_getevents": 245, "io_submit": 248},
 }
 
 

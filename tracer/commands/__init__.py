@@ -165,8 +165,6 @@ def _signals() -> Iterator[None]:
     """Turn SIGTERM and SIGHUP into an exception in the main thread, unless the caller ignores them (nohup)."""
 
     def raise_terminated(number: int, frame: FrameType | None) -> NoReturn:
-        # A second one must not cut the unwinding short. SIGKILL still ends everything, and leaves nothing.
-        signal.signal(number, signal.SIG_IGN)
         raise Terminated(128 + number)
 
     before: dict[int, Any] = {}

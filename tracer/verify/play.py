@@ -1,6 +1,5 @@
 """Plays the guest's plan on a fresh image, watched; then reads the image back."""
 
-import asyncio
 import errno
 import os
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from blockstack.guest import Damage, Oracle, Plan, run
 from blockstack.journal import Journal
 from blockstack.qcow2 import Qcow2
 from blockstack.strategies import Strategy
+from tracer import interrupts
 from tracer.analysis.losses import lost_ranges
 from tracer.errors import UnsupportedError
 from tracer.lab.children import ChildError
@@ -65,12 +65,12 @@ def play(ground: "Ground", plan: Plan, strategy: Strategy, fallocate: str, progr
         progress(number)
 
     with ground.scratch.new_file() as image:
-        asyncio.run(blockstack.create(image.path, plan.size, cluster_size=plan.cluster_size))
+        interrupts.run(blockstack.create(image.path, plan.size, cluster_size=plan.cluster_size))
         if ground.probes is not None:
             ground.probes.watch_file(image.fd)
         run_result, failure = None, None
         try:
-            run_result = asyncio.run(_drive(ground, image, plan, strategy, fallocate, journal, count))
+            run_result = interrupts.run(_drive(ground, image, plan, strategy, fallocate, journal, count))
         except (OSError, blockstack.ImageError) as error:
             failure = _why(error)
         except ExceptionGroup as group:
@@ -124,7 +124,7 @@ def _delays() -> BlockDelays:
 
 def _read_back(ground: "Ground", image: AnonymousFile, run_result: _Run, played: Played) -> None:
     try:
-        damage = asyncio.run(read_back(image.path, run_result.oracle, ground.aio, direct=ground.direct))
+        damage = interrupts.run(read_back(image.path, run_result.oracle, ground.aio, direct=ground.direct))
     except (OSError, blockstack.ImageError) as error:
         played.failure = f"the image cannot be read back: {error}"
         return
