@@ -10,7 +10,7 @@ the guest flushes.
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from blockstack.disk import Disk
@@ -26,6 +26,9 @@ FLUSH_EVERY = 100
 
 MIN_CLUSTER = 4096
 """A smaller cluster has no room for a part of it that is still a multiple of SECTOR blocks."""
+
+_STRETCH = 4
+"""Bursts in a row, and as many writes then in a steady stream, in units of the depth."""
 
 _WRITES_PER_REGION = 8
 """Guest writes to each L2 region, on average."""
@@ -159,30 +162,43 @@ async def run(
     journal: Journal | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Oracle:
-    """Play the plan with `depth` writes in flight. Returns the oracle of what was acknowledged. Raises what a write
-    raises.
+    """Play the plan with `depth` writes in flight.
 
+    Half of the time the guest keeps `depth` in flight; half of the time it sends `depth` at once when the last ones
+    have ended, as one that plugs its queue does: then fallocates and writes reach the kernel together most often.
     Writes go out in the plan's order; one that overlaps a write in flight waits for it, as a guest would, since the
-    result would be undefined. `progress` is called with the number of writes acknowledged.
+    result would be undefined. `progress` is called with the number of writes acknowledged. Returns the oracle of what
+    was acknowledged. Raises what a write raises.
     """
-    guest = _Guest(disk, plan, journal, progress)
-    async with asyncio.TaskGroup() as group:
-        for _ in range(depth):
-            group.create_task(guest.work())
+    guest = _Guest(disk, plan.cluster_size, journal, progress)
+    for start in range(0, len(plan.writes), _STRETCH * depth):
+        stretch = plan.writes[start : start + _STRETCH * depth]
+        in_bursts = start // (_STRETCH * depth) % 2 == 0
+        for part in range(0, len(stretch), depth if in_bursts else len(stretch)):
+            await guest.play(stretch[part : part + depth] if in_bursts else stretch, depth)
     return guest.oracle
 
 
 class _Guest:
     """The state that the workers share."""
 
-    def __init__(self, disk: Disk, plan: Plan, journal: Journal | None, progress: Callable[[int], None] | None) -> None:
-        self.oracle = Oracle(plan.cluster_size)
+    def __init__(
+        self, disk: Disk, cluster_size: int, journal: Journal | None, progress: Callable[[int], None] | None
+    ) -> None:
+        self.oracle = Oracle(cluster_size)
         self._disk = disk
         self._journal = journal
         self._progress = progress
-        self._todo = iter(plan.writes)
+        self._todo: Iterator[GuestWrite] = iter(())
         self._in_flight: dict[int, tuple[GuestWrite, asyncio.Event]] = {}
         self._acknowledged = 0
+
+    async def play(self, writes: Sequence[GuestWrite], depth: int) -> None:
+        """Keep up to `depth` of `writes` in flight until all are acknowledged."""
+        self._todo = iter(writes)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(depth):
+                group.create_task(self.work())
 
     async def work(self) -> None:
         for write in self._todo:
