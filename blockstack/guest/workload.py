@@ -28,9 +28,9 @@ MIN_CLUSTER = 4096
 """A smaller cluster has no room for a part of it that is still a multiple of SECTOR blocks."""
 
 _STRETCH = 4
-"""Bursts in a row, and as many writes then in a steady stream, in units of the depth."""
+"""Writes of a stretch, in units of the depth; a stretch is sent in bursts, or in a steady stream."""
 
-_WRITES_PER_REGION = 8
+_WRITES_PER_REGION = 16
 """Guest writes to each L2 region, on average."""
 
 
@@ -96,9 +96,15 @@ class _Planner:
         self._done: list[GuestWrite] = []
 
     def plan(self) -> list[GuestWrite]:
-        for number in range(1, self._writes + 1):
-            offset, length = self._draw(number)
-            self._done.append(GuestWrite(number, offset, length))
+        while len(self._done) < self._writes:
+            count = min(DEPTH, self._writes - len(self._done))
+            drawn = [self._draw(len(self._done) + 1) for _ in range(count)]
+            # What needs no zero-write goes last, so that it is allocated behind all that does.
+            drawn.sort(key=lambda write: write[0] % self._cluster_size == write[1] % self._cluster_size == 0)
+            self._done.extend(
+                GuestWrite(number, offset, length)
+                for number, (offset, length) in enumerate(drawn, start=len(self._done) + 1)
+            )
         return self._done
 
     def _draw(self, number: int) -> tuple[int, int]:
@@ -118,7 +124,7 @@ class _Planner:
         if choose < 0.26:
             return self._fresh(2) * size + 1024, size
         if choose < 0.54:
-            clusters = self._random.choice((1, 1, 1, 2))
+            clusters = self._random.choice((1, 1, 2, 4))
             return self._fresh(clusters) * size, clusters * size
         unit = self._unit if self._random.random() < 0.9 else SECTOR
         length = unit * self._random.randint(1, max(1, size // unit // 2))
@@ -164,8 +170,9 @@ async def run(
 ) -> Oracle:
     """Play the plan with `depth` writes in flight.
 
-    Half of the time the guest keeps `depth` in flight; half of the time it sends `depth` at once when the last ones
-    have ended, as one that plugs its queue does: then fallocates and writes reach the kernel together most often.
+    For three quarters of the plan the guest sends `depth` writes at once when the last ones have ended, as one that
+    plugs its queue does: then fallocates and writes reach the kernel together most often. For a quarter it keeps
+    `depth` in flight.
     Writes go out in the plan's order; one that overlaps a write in flight waits for it, as a guest would, since the
     result would be undefined. `progress` is called with the number of writes acknowledged. Returns the oracle of what
     was acknowledged. Raises what a write raises.
@@ -173,7 +180,7 @@ async def run(
     guest = _Guest(disk, plan.cluster_size, journal, progress)
     for start in range(0, len(plan.writes), _STRETCH * depth):
         stretch = plan.writes[start : start + _STRETCH * depth]
-        in_bursts = start // (_STRETCH * depth) % 2 == 0
+        in_bursts = start // (_STRETCH * depth) % 4 != 3
         for part in range(0, len(stretch), depth if in_bursts else len(stretch)):
             await guest.play(stretch[part : part + depth] if in_bursts else stretch, depth)
     return guest.oracle
@@ -190,11 +197,14 @@ class _Guest:
         self._journal = journal
         self._progress = progress
         self._todo: Iterator[GuestWrite] = iter(())
+        self._payloads: dict[int, bytes] = {}
         self._in_flight: dict[int, tuple[GuestWrite, asyncio.Event]] = {}
         self._acknowledged = 0
 
     async def play(self, writes: Sequence[GuestWrite], depth: int) -> None:
         """Keep up to `depth` of `writes` in flight until all are acknowledged."""
+        # Made before the first one goes out: they take longer than the writes, which would then trickle.
+        self._payloads = {write.number: payload(write.number, write.offset, write.length) for write in writes}
         self._todo = iter(writes)
         async with asyncio.TaskGroup() as group:
             for _ in range(depth):
@@ -221,7 +231,7 @@ class _Guest:
                 Kind.GUEST_WRITE, write.offset, write.length, request=write.number << GUEST_SHIFT
             )
         try:
-            await self._disk.pwritev(write.offset, [payload(write.number, write.offset, write.length)])
+            await self._disk.pwritev(write.offset, [self._payloads.pop(write.number)])
             self.oracle.acknowledge(write.number, write.offset, write.length)
             if self._journal is not None and entry is not None:
                 self._journal.end(entry, write.length)
