@@ -18,8 +18,17 @@ from tracer.trace import TraceMeta, as_dict
 
 SCHEMA = "eofrace.analysis/1"
 
-ADVISORY_HOOKS = frozenset({"applied"})
-"""Hooks whose absence hides nothing: without `t_applied` no pair can be called kernel-serialised, that is all."""
+ADVISORY_HOOKS = frozenset(
+    {
+        "xfs_file_fallocate",  # fallocate(2) is seen at the system call; io_uring's is a kind of its own
+        "xfs_end_io_direct_write",
+        "xfs_alloc_file_space",
+        "xfs_zero_file_space",
+        "xfs_free_file_space",
+        "xfs_setattr",
+    }
+)
+"""Hooks whose absence hides no operation: without `t_applied` no pair can be called kernel-serialised, that is all."""
 
 
 class Verdict(enum.StrEnum):

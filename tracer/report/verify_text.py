@@ -58,6 +58,8 @@ def print_report(report: Report, console: Console, *, verbose: bool) -> None:
     if verbose:
         _print_details(report, console)
     console.print(Text(_conditions(report)))
+    for hook, why in report.gaps.items():
+        console.print(Text(f"note: not attached: {hook}: {why}", style="yellow"))
     for note in dict.fromkeys((*report.notes, *(note for cell in report.cells for note in cell.notes))):
         console.print(Text(f"note: {printable(note)}", style="yellow"))
     overall = report.overall

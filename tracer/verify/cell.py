@@ -38,6 +38,7 @@ class Cell:
     judgement: Judgement
     ops: "Operations"
     mechanisms: dict[str, str]  # hook -> how it was attached; none where the driver is the evidence
+    gaps: dict[str, str]  # hook that could not be attached -> why
     pairs: GuestPairs  # guest requests behind its exposed pairs
     block_io_delay_ns: dict[int, int] | None
     qemu_img_check: dict[str, int] | None
@@ -93,7 +94,8 @@ def run_cell(
             control=None if control is None else control.judgement,
         ),
         ops=ops,
-        mechanisms={} if ground.probes is None else dict(ground.probes.mechanisms),
+        mechanisms=ground.mechanisms,
+        gaps=ground.gaps,
         pairs=guest_pairs(ops, found),
         block_io_delay_ns=played.block_io_delay_ns,
         qemu_img_check=None if readback is None else readback.check,

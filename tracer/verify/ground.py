@@ -52,6 +52,17 @@ class Ground:
         return "driver" if self.recorder is None else "kernel"
 
     @property
+    def mechanisms(self) -> dict[str, str]:
+        """Hook -> how it is attached; none where the kernel is not watched."""
+        return {} if self.probes is None else dict(self.probes.mechanisms)
+
+    @property
+    def gaps(self) -> dict[str, str]:
+        """Hook that could not be attached -> why, and what that costs."""
+        sentences = [] if self.probes is None else self.probes.gaps
+        return {hook: why for hook, _, why in (sentence.partition(": ") for sentence in sentences)}
+
+    @property
     def write_op(self) -> Op:
         """What a data write of the driver is, by its own evidence."""
         if not self.direct:

@@ -24,6 +24,7 @@ class Report:
     cells: list[Cell]
     notes: list[str]
     mechanisms: dict[str, str]
+    gaps: dict[str, str]
     overall: Judgement
 
     @property
@@ -64,7 +65,9 @@ def run(options: Options, progress: Progress) -> Report:
                 cells.append(cell)
                 progress.finished(cell)
                 cell.ops = cell.ops[:0].copy()  # a long run would keep millions of them otherwise
-        return Report(options, os.uname().release, cells, ground.notes, cells[0].mechanisms, _overall(cells))
+        return Report(
+            options, os.uname().release, cells, ground.notes, cells[0].mechanisms, cells[0].gaps, _overall(cells)
+        )
 
 
 def _overall(cells: list[Cell]) -> Judgement:
@@ -95,6 +98,7 @@ def to_json(report: Report, host: dict[str, Any]) -> dict[str, Any]:
         "cluster_size": report.options.cluster_size,
         "notes": report.notes,
         "mechanisms": report.mechanisms,
+        "gaps": report.gaps,
         "cells": [_cell_json(cell, report.kernel) for cell in report.cells],
         "verdict": report.overall.verdict.value,
         "reason": report.overall.reason,

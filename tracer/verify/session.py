@@ -92,6 +92,7 @@ class Session:
         meta = TraceMeta(
             host=self._host,
             mechanisms=cell.mechanisms,
+            gaps=cell.gaps,
             dropped=cell.counts.dropped,
             unfinished=cell.counts.unfinished,
             command=tuple(sys.argv),

@@ -149,7 +149,7 @@ QUIET: tuple[Op, int, int, int, int, dict[str, Any]] = (Op.AIO_WRITE, 1, 2, 0, 5
         ({"unfinished": 3}, "inconclusive", "3 operations were still in flight"),
         ({"gaps": {"fallocate": "no symbol"}}, "inconclusive", "not attached: fallocate"),
         ({"gaps": {"kprobe:something": "no symbol"}}, "inconclusive", "not attached: kprobe:something"),
-        ({"gaps": {"truncate": "no symbol", "applied": "no symbol"}}, "confirmed", None),
+        ({"gaps": {"truncate": "no symbol", "xfs_setattr": "no symbol"}}, "confirmed", None),
     ],
 )
 def test_verdict_where_nothing_was_found(meta: dict[str, Any], verdict: str, doubt: str | None) -> None:
