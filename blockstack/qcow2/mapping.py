@@ -150,7 +150,8 @@ class Mapping:
             # One at a time: each may have a host cluster of its own to give back.
             return Run(1, None, zero=True, stale=host)
         if not host:
-            used = np.nonzero(entries)[0]
+            # Other bits say nothing without an offset: an entry of COPIED alone is unallocated, too.
+            used = np.nonzero(entries & np.uint64(OFFSET_MASK | OFLAG_ZERO | OFLAG_COMPRESSED))[0]
             return Run(int(used[0]) if len(used) else limit, None)
         steps = np.arange(limit, dtype=np.uint64) * np.uint64(self._header.cluster_size)
         breaks = np.nonzero(entries != np.uint64(head) + steps)[0]

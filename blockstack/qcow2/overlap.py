@@ -22,9 +22,6 @@ class MetadataMap:
     def load(self, l2_tables: npt.NDArray[np.uint64], refcount_blocks: npt.NDArray[np.uint64]) -> None:
         """Take over the offsets of all tables. Raises ImageError where any two pieces of metadata overlap."""
         offsets = np.sort(np.concatenate((l2_tables, refcount_blocks)))
-        twice = np.flatnonzero(offsets[1:] == offsets[:-1])
-        if len(twice):
-            raise ImageError(f"two tables share the cluster at {offsets[twice[0]]}")
         areas = self._areas()
         for index, (what, start, end) in enumerate(areas):
             for other, other_start, other_end in areas[:index]:
@@ -33,6 +30,9 @@ class MetadataMap:
             inside = np.flatnonzero((offsets >= np.uint64(start)) & (offsets < np.uint64(end)))
             if len(inside):
                 raise ImageError(f"the table at {offsets[inside[0]]} overlaps the {what}")
+        twice = np.flatnonzero(offsets[1:] == offsets[:-1])
+        if len(twice):
+            raise ImageError(f"two tables share the cluster at {offsets[twice[0]]}")
         self._loaded = offsets
 
     def add(self, offset: int) -> None:
