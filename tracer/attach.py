@@ -29,13 +29,10 @@ import numpy as np
 import bpf
 from tracer import btf, interrupts
 from tracer.errors import UnsupportedError
-from tracer.operations import OPERATION
+from tracer.operations import OPERATION, Operations
 
 RECORD_BYTES = (OPERATION.itemsize + 7) // 8 * 8
 """A record in the ring: an OPERATION, padded as the C compiler pads it."""
-
-Operations = np.ndarray[Any, np.dtype[np.void]]
-"""Rows of OPERATION."""
 
 LIMITS = (
     "truncate(2) and open(2) with O_TRUNC on a path are not seen, only ftruncate(2)",

@@ -11,6 +11,7 @@ decided by these numbers, never by clocks of different CPUs.
 import enum
 
 import numpy as np
+import numpy.typing as npt
 
 
 class Op(enum.IntEnum):
@@ -74,3 +75,6 @@ OPERATION = np.dtype(
     ]
 )
 """One operation, fixed size."""
+
+Operations = npt.NDArray[np.void]
+"""Structured array of `OPERATION`."""

@@ -20,8 +20,8 @@ from typing import Self
 
 import numpy as np
 
-from tracer.attach import RECORD_BYTES, Operations, Probes
-from tracer.operations import OPERATION
+from tracer.attach import RECORD_BYTES, Probes
+from tracer.operations import OPERATION, Operations
 
 _BUSY, _DISCARD = 1 << 31, 1 << 30  # BPF_RINGBUF_BUSY_BIT, BPF_RINGBUF_DISCARD_BIT
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tracer.errors import TraceError, UsageError
-from tracer.operations import NONE_RESULT, NONE_SIZE, OPERATION, Op
+from tracer.operations import NONE_RESULT, NONE_SIZE, OPERATION, Op, Operations
 from tracer.output import atomic_output
 from tracer.report.escape import printable
 from tracer.trace_meta import MAX_METADATA, SCHEMA, TraceMeta, decode, encode, short
@@ -35,9 +35,6 @@ ROW_GROUP = 1 << 20
 
 MAX_ROW = 1024
 """Bytes of one operation when unpacked, on average; 170 is usual."""
-
-Operations = npt.NDArray[np.void]
-"""Structured array (n,) of `OPERATION`."""
 
 
 @dataclass(frozen=True, slots=True)

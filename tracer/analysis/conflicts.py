@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from blockstack.journal import GUEST_SHIFT, RequestFlag
-from tracer.analysis.overlaps import I64, Operations, range_ends
+from tracer.analysis.overlaps import I64, range_ends
 from tracer.analysis.rules import RulePairs
-from tracer.operations import WRITES, Op
+from tracer.operations import WRITES, Op, Operations
 
 U64 = npt.NDArray[np.uint64]
 

@@ -11,15 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tracer.analysis.overlaps import (
-    I64,
-    MAX_BYTE,
-    Operations,
-    dense_groups,
-    overlapping,
-    sequence_ends,
-)
-from tracer.operations import NONE_SIZE, Op
+from tracer.analysis.overlaps import I64, MAX_BYTE, dense_groups, overlapping, sequence_ends
+from tracer.operations import NONE_SIZE, Op, Operations
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from tracer.analysis.overlaps import Operations, dense_groups
+from tracer.analysis.overlaps import dense_groups
 from tracer.analysis.rules import Outcome, Rule, RulePairs, Severity, all_rules
-from tracer.operations import Op
+from tracer.operations import Op, Operations
 from tracer.trace import TraceMeta, as_dict
 
 SCHEMA = "eofrace.analysis/1"

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.analysis.emulation import Effects, effects
-from tracer.analysis.overlaps import I64, MAX_BYTE, Operations, range_ends
-from tracer.operations import FALLOC_FL_KEEP_SIZE, NONE_SIZE, WRITES, Op
+from tracer.analysis.overlaps import I64, MAX_BYTE, range_ends
+from tracer.operations import FALLOC_FL_KEEP_SIZE, NONE_SIZE, WRITES, Op, Operations
 
 
 class RangeSet:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tracer.operations import Operations
+
 FOREVER = np.uint64(2**64 - 1)
 """Sequence number of an end that never came."""
 
@@ -24,8 +26,6 @@ CHUNK = 1 << 20
 
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
-Operations = npt.NDArray[np.void]
-"""Structured array of `tracer.operations.OPERATION`."""
 
 
 def sequence_ends(ops: Operations) -> U64:

@@ -13,18 +13,12 @@ from tracer.analysis.hazards import Analysis, Hazard, Verdict, analyse, merge
 from tracer.analysis.rules import Outcome, all_rules, named
 from tracer.errors import Status
 from tracer.output import STDOUT, check_writable, write_text
+from tracer.report.colours import STYLES
 from tracer.report.escape import printable
 from tracer.trace import read
 
 MAX_SENTENCES = 50
 """Hazards that are told one by one; JSON has all of them."""
-
-_STYLES = {
-    Verdict.CONFIRMED: "bold green",
-    Verdict.INCONCLUSIVE: "bold yellow",
-    Verdict.UNSAFE: "bold yellow",
-    Verdict.CORRUPT: "bold red",
-}
 
 _MEANINGS = {
     Verdict.CONFIRMED: "no rule found anything, and the trace is complete",
@@ -101,7 +95,7 @@ def _print(traces: tuple[Path, ...], analyses: list[Analysis], total: Analysis) 
         if rule.id in found:
             console.print(f"{rule.id}: {rule.title}. {rule.explanation}\n")
     console.print(
-        Text.assemble("verdict: ", (total.verdict.value, _STYLES[total.verdict]), f" ({_MEANINGS[total.verdict]})")
+        Text.assemble("verdict: ", (total.verdict.value, STYLES[total.verdict]), f" ({_MEANINGS[total.verdict]})")
     )
 
 

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tracer.analysis.hazards import Verdict
+from tracer.report.colours import STYLES
 from tracer.report.escape import printable
 from tracer.verify.cell import Cell
 from tracer.verify.matrix import Report
@@ -15,12 +16,6 @@ from tracer.verify.matrix import Report
 WIDTH = 120
 """Columns that the table takes; a narrower terminal folds its lines."""
 
-_STYLE = {
-    Verdict.CONFIRMED: "green",
-    Verdict.INCONCLUSIVE: "yellow",
-    Verdict.UNSAFE: "magenta",
-    Verdict.CORRUPT: "bold red",
-}
 _COLUMNS = (
     ("strategy", 20),
     ("fallocate", 10),
@@ -53,7 +48,7 @@ def print_report(report: Report, console: Console, *, verbose: bool) -> None:
             continue
         role = " (the control, expected)" if cell.is_control and verdict in (Verdict.UNSAFE, Verdict.CORRUPT) else ""
         line = Text(f"{cell.strategy} x {cell.fallocate}: ", style="bold")
-        line.append(verdict.value, style=_STYLE[verdict]).append(f"{role}: {cell.judgement.reason}.", style="not bold")
+        line.append(verdict.value, style=STYLES[verdict]).append(f"{role}: {cell.judgement.reason}.", style="not bold")
         console.print(line)
     if verbose:
         _print_details(report, console)
@@ -63,7 +58,7 @@ def print_report(report: Report, console: Console, *, verbose: bool) -> None:
     for note in dict.fromkeys((*report.notes, *(note for cell in report.cells for note in cell.notes))):
         console.print(Text(f"note: {printable(note)}", style="yellow"))
     overall = report.overall
-    console.print(Text(f"verdict: {overall.verdict}", style=_STYLE[overall.verdict]).append(f" ({overall.reason})"))
+    console.print(Text(f"verdict: {overall.verdict}", style=STYLES[overall.verdict]).append(f" ({overall.reason})"))
 
 
 def _row(cell: Cell) -> list[str | Text]:
@@ -81,7 +76,7 @@ def _row(cell: Cell) -> list[str | Text]:
         str(counts.dropped),
         str(cell.waits),
         _duration(cell.min_gap_ns),
-        Text(verdict.value, style=_STYLE[verdict]),
+        Text(verdict.value, style=STYLES[verdict]),
     ]
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from blockstack.fallocate import RACY
 from blockstack.guest import Plan
@@ -12,12 +11,9 @@ from tracer.analysis.conflicts import GuestPairs, guest_pairs, min_gap_ns, toget
 from tracer.analysis.rules import Outcome
 from tracer.analysis.rules.post_eof_fallocate import RULE, post_eof_fallocates
 from tracer.analysis.verdict import Counts, Judgement, judge
-from tracer.operations import Op
+from tracer.operations import Op, Operations
 from tracer.verify.ground import Ground
 from tracer.verify.play import Played, play
-
-if TYPE_CHECKING:
-    from tracer.verify.evidence import Operations
 
 
 @dataclass(slots=True)
@@ -36,7 +32,7 @@ class Cell:
     min_gap_ns: int | None
     counts: Counts
     judgement: Judgement
-    ops: "Operations"
+    ops: Operations
     mechanisms: dict[str, str]  # hook -> how it was attached; none where the driver is the evidence
     gaps: dict[str, str]  # hook that could not be attached -> why
     pairs: GuestPairs  # guest requests behind its exposed pairs

@@ -10,12 +10,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from blockstack.journal import Entry, Journal, Kind
-from tracer.operations import NONE_RESULT, OPERATION, WRITES, Op
-
-Operations = npt.NDArray[np.void]
+from tracer.operations import NONE_RESULT, OPERATION, WRITES, Op, Operations
 
 _MARKS = {
     Kind.GUEST_WRITE: Op.MARK_GUEST_WRITE,

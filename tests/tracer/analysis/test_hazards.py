@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracer.analysis.hazards import Analysis, Counts, Verdict, analyse, merge
-from tracer.analysis.overlaps import Operations
 from tracer.analysis.rules import Outcome, Rule, RulePairs, Severity
-from tracer.operations import NONE_RESULT, NONE_SIZE, OPERATION, WRITES, Op
+from tracer.operations import NONE_RESULT, NONE_SIZE, OPERATION, WRITES, Op, Operations
 from tracer.trace import TraceMeta
 
 K = 1024

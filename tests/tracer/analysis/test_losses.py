@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracer.analysis.losses import RangeSet, lost_ranges
-from tracer.analysis.overlaps import Operations
-from tracer.operations import FALLOC_FL_KEEP_SIZE, NONE_RESULT, NONE_SIZE, OPERATION, WRITES, Op
+from tracer.operations import FALLOC_FL_KEEP_SIZE, NONE_RESULT, NONE_SIZE, OPERATION, WRITES, Op, Operations
 
 
 def trace(*rows: dict[str, Any]) -> Operations:

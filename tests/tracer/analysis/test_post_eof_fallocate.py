@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracer.analysis import rules
-from tracer.analysis.overlaps import Operations
 from tracer.analysis.rules import Outcome
 from tracer.analysis.rules.post_eof_fallocate import RULE, data_writes, post_eof_fallocates
 from tracer.errors import UsageError
@@ -20,6 +19,7 @@ from tracer.operations import (
     OPERATION,
     WRITES,
     Op,
+    Operations,
 )
 
 K = 1024

@@ -15,9 +15,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tracer.analysis.overlaps import I64, Operations
+from tracer.analysis.overlaps import I64
 from tracer.errors import UsageError
-from tracer.operations import Op
+from tracer.operations import Op, Operations
 
 
 class Outcome(enum.IntEnum):

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.analysis.emulation import Effects, effects
-from tracer.analysis.overlaps import I64, Operations, dense_groups, overlapping, range_ends, sequence_ends
+from tracer.analysis.overlaps import I64, dense_groups, overlapping, range_ends, sequence_ends
 from tracer.analysis.rules import Outcome, Rule, RulePairs, Severity
-from tracer.operations import FALLOC_FL_KEEP_SIZE, NONE_SIZE, WRITES, Op
+from tracer.operations import FALLOC_FL_KEEP_SIZE, NONE_SIZE, WRITES, Op, Operations
 
 
 class PostEofFallocate(Rule):
