@@ -37,7 +37,8 @@ class FileCalls:
         return os.fstat(self._fd).st_size
 
     async def run(self, call: Callable[[], None]) -> None:
-        """Run `call` in the pool, to its end."""
+        """Run `call` in the pool, to its end; from the end of this turn of the event loop, as Linux AIO its batch."""
+        await asyncio.sleep(0)
         await settled(asyncio.get_running_loop().run_in_executor(self._pool, call))
 
     def fallocate(self, mode: int, offset: int, length: int, request: int) -> None:
