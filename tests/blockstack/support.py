@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import random
 import shutil
 import subprocess
 from collections.abc import Awaitable, Callable, Coroutine
@@ -109,6 +110,29 @@ def o_direct(directory: Path) -> bool:
 def qcow2_node(disk: blockstack.Disk) -> Qcow2:
     assert isinstance(disk.node, Qcow2)
     return disk.node
+
+
+def payload(seed: int, length: int) -> bytes:
+    return random.Random(seed).randbytes(length)
+
+
+class Guest:
+    """A disk and what it must contain."""
+
+    def __init__(self, disk: blockstack.Disk, content: bytes = b"") -> None:
+        self.disk = disk
+        self.content = bytearray(content.ljust(disk.length, b"\0"))
+
+    async def write(self, offset: int, data: bytes) -> None:
+        await self.disk.pwritev(offset, [data])
+        self.content[offset : offset + len(data)] = data
+
+    async def zero(self, offset: int, length: int) -> None:
+        await self.disk.pwrite_zeroes(offset, length)
+        self.content[offset : offset + length] = bytes(length)
+
+    async def verify(self) -> None:
+        assert await self.disk.preadv(0, self.disk.length) == self.content
 
 
 class Double:

@@ -121,6 +121,8 @@ def test_an_error_reaches_its_request_and_no_other(
 
     results = run(main())
     error = results.pop(position)
+    if error is None:
+        pytest.skip("this file system takes such a write")
     assert isinstance(error, OSError)
     assert error.errno in (code, errno.EINVAL)  # ext4 finds the alignment before the size
     assert results == [None] * 9

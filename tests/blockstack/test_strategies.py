@@ -82,6 +82,7 @@ async def _open(
     return FilePosix(path, **how, strategy=STRATEGIES[strategy], journal=journal, fallocate=fallocate, stand_in=True)
 
 
+@pytest.mark.usefixtures("zero_range")
 @pytest.mark.parametrize("behaviour", BEHAVIOURS)
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_zero_write_and_a_held_write_behind_it(tmp_path: Path, how: How, name: str, behaviour: str) -> None:
