@@ -345,7 +345,10 @@ def test_fio_in_parallel(probes: attach.Probes, xfs: scratch.Scratch, engine: st
     # How many fio means to issue; what it reports at the end of a timed run is off by one now and then.
     assert len(rows) == 4 * 256 * MIB // (4 * KIB)
     assert set(rows["op"]) == {op}
-    assert (recorder.dropped, recorder.unfinished) == (0, 0)
+    # Skipped programs are counted for the whole host; that every operation of fio is there says whose they were not.
+    own = {reason: count for reason, count in recorder.dropped_by.items() if reason != "program skipped"}
+    assert not any(own.values()), own
+    assert recorder.unfinished == 0
     assert numbers_are_unique(rows)
     assert (rows["seq_begin"] < rows["seq_end"]).all()
     assert set(rows["result"]) == {4 * KIB}

@@ -43,11 +43,19 @@ class Judgement:
     reason: str
 
 
-def judge(counts: Counts, *, is_control: bool, may_lose: bool, control: Judgement | None) -> Judgement:
+def judge(
+    counts: Counts,
+    *,
+    is_control: bool,
+    may_lose: bool,
+    control: Judgement | None = None,
+    control_exposed: int = 0,
+) -> Judgement:
     """The verdict on a cell.
 
     `is_control`: the cell is of the strategy `none`. `may_lose`: its control must lose data (legacy-xfs), not only be
-    exposed. `control`: the verdict on the control of the same column, None for the control itself.
+    exposed. `control`: the verdict on the control of the same column, None for the control itself. `control_exposed`:
+    how many pairs that one exposed; where it exposed only a few, a strategy that lets some through would look safe.
     """
     read_back_wrong = counts.lost_bytes or counts.check_errors
     if counts.unaccounted and not read_back_wrong:
@@ -77,6 +85,12 @@ def judge(counts: Counts, *, is_control: bool, may_lose: bool, control: Judgemen
         return Judgement(Verdict.INCONCLUSIVE, "the control shows no hazard, so the run proves nothing")
     if control is None or control.verdict not in (Verdict.UNSAFE, Verdict.CORRUPT):
         return Judgement(Verdict.INCONCLUSIVE, "the control of this column shows no hazard, so the run proves nothing")
+    if control_exposed < ENOUGH_CONFLICTS:
+        return Judgement(
+            Verdict.INCONCLUSIVE,
+            f"the control of this column exposed only {control_exposed} pairs of the {ENOUGH_CONFLICTS} that it takes:"
+            " raise --writes, or use another --dir",
+        )
     if counts.conflicts < ENOUGH_CONFLICTS:
         return Judgement(
             Verdict.INCONCLUSIVE,

@@ -77,6 +77,7 @@ class Eofrace(click.Group):
         extra.pop("standalone_mode", None)
         extra.pop("complete_var", None)
         extra.pop("windows_expand_args", None)
+        _open_standard_streams()
         with _signals():
             sys.exit(self._run(args, prog_name or "eofrace", extra))
 
@@ -150,6 +151,18 @@ def _status(code: object) -> int:
     if code is None:
         return 0
     return int(code) if isinstance(code, int) else _complain(str(code), Status.USAGE)
+
+
+def _open_standard_streams() -> None:
+    """Put /dev/null where descriptor 0, 1 or 2 is closed: an image opened there would get what somebody prints."""
+    streams = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
+    for number, (name, mode) in enumerate(streams):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free descriptor is this one: those below are open by now.
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - lives as long as the process
 
 
 def _tolerant_streams() -> None:

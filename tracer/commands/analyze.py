@@ -5,7 +5,6 @@ from pathlib import Path
 
 import click
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -14,6 +13,7 @@ from tracer.analysis.rules import Outcome, all_rules, named
 from tracer.errors import Status
 from tracer.output import STDOUT, check_writable, write_text
 from tracer.report.colours import STYLES
+from tracer.report.console import Console
 from tracer.report.escape import printable
 from tracer.trace import read
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from tracer import host
 from tracer.errors import Status
 from tracer.output import STDOUT, check_writable, write_text
+from tracer.report.console import Console
 from tracer.report.escape import printable
 
 _EPILOG = """\b

@@ -25,6 +25,8 @@ def default_directory() -> Path:
     """
     named = os.environ.get("TMPDIR")
     if named:
+        if not os.path.isdir(named):
+            raise UsageError(f"TMPDIR names {named}, which is no directory: set it to one, or unset it")
         return Path(named)
     lasting = Path("/var/tmp")  # noqa: S108 - files there have no name
     return lasting if lasting.is_dir() else Path("/tmp")  # noqa: S108

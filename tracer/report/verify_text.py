@@ -3,12 +3,12 @@
 import os
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from tracer.analysis.hazards import Verdict
 from tracer.report.colours import STYLES
+from tracer.report.console import Console
 from tracer.report.escape import printable
 from tracer.verify.cell import Cell
 from tracer.verify.matrix import Report

@@ -88,6 +88,7 @@ def run_cell(
             is_control=control is None,
             may_lose=fallocate in RACY,
             control=None if control is None else control.judgement,
+            control_exposed=0 if control is None else control.counts.exposed,
         ),
         ops=ops,
         mechanisms=ground.mechanisms,

@@ -94,7 +94,7 @@ def prepare(options: Options, plan: Plan) -> Iterator[Ground]:
     with contextlib.ExitStack() as stack:
         private = _private_namespace(options, notes)
         scratch, stand_in = _scratch(options, plan, private, notes, stack)
-        _need_space(scratch.path, plan)
+        _need_space(scratch.path, plan, options.directory or default_directory())
         aio, direct = _engine(options, scratch, notes)
         probes = recorder = None
         if options.evidence != "driver" and private:
@@ -135,7 +135,7 @@ def _scratch(
     where = default_directory()
     if private:
         try:
-            free = _need_space(where, plan)
+            free = _need_space(where, plan, where)
             size = min(max(_LOOP_MINIMUM, _LOOP_ROOM * plan.bytes_allocated), free - _MARGIN)
             return stack.enter_context(loop_scratch(fs, size, where)), False
         except UnsupportedError as error:
@@ -153,13 +153,13 @@ def _scratch(
     return scratch, True
 
 
-def _need_space(path: Path, plan: Plan) -> int:
-    """Bytes free at `path`. Raises UnsupportedError if an image and its raw copy do not fit."""
+def _need_space(path: Path, plan: Plan, shown: Path) -> int:
+    """Bytes free at `path`, shown as `shown`. Raises UnsupportedError if an image and its copy do not fit."""
     status = os.statvfs(path)
     free, needed = status.f_bavail * status.f_frsize, 2 * plan.bytes_allocated + _MARGIN
     if free < needed:
         raise UnsupportedError(
-            f"{path} has {free >> 20} MiB free and the run needs {needed >> 20} MiB: make room, set --dir or TMPDIR,"
+            f"{shown} has {free >> 20} MiB free and the run needs {needed >> 20} MiB: make room, set --dir or TMPDIR,"
             " or lower --writes"
         )
     return free

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
 from tracer import host, trace
 from tracer.errors import Status
 from tracer.output import atomic_output, write_text
+from tracer.report.console import Console
 from tracer.report.verify_text import WIDTH, print_report
 from tracer.trace_meta import TraceMeta
 from tracer.verify import matrix

@@ -23,8 +23,10 @@ CLEAN = Counts(
 UNSAFE_CONTROL = Judgement(Verdict.UNSAFE, "exposed")
 
 
-def protecting(counts: Counts, control: Judgement | None = UNSAFE_CONTROL) -> Verdict:
-    return judge(counts, is_control=False, may_lose=False, control=control).verdict
+def protecting(
+    counts: Counts, control: Judgement | None = UNSAFE_CONTROL, control_exposed: int = ENOUGH_CONFLICTS
+) -> Verdict:
+    return judge(counts, is_control=False, may_lose=False, control=control, control_exposed=control_exposed).verdict
 
 
 def test_confirms_what_was_exercised_and_kept_apart() -> None:
@@ -58,6 +60,11 @@ def test_each_flaw_alone_is_enough(change: dict[str, object], verdict: Verdict) 
 @pytest.mark.parametrize("control", [None, Judgement(Verdict.INCONCLUSIVE, ""), Judgement(Verdict.CONFIRMED, "")])
 def test_nothing_is_confirmed_behind_a_control_that_shows_nothing(control: Judgement | None) -> None:
     assert protecting(CLEAN, control) is Verdict.INCONCLUSIVE
+
+
+def test_nothing_is_confirmed_behind_a_control_that_shows_little() -> None:
+    """Mutants were confirmed on tmpfs, behind controls of 2 to 17 pairs."""
+    assert protecting(CLEAN, control_exposed=ENOUGH_CONFLICTS - 1) is Verdict.INCONCLUSIVE
 
 
 def test_a_silent_control_is_inconclusive() -> None:
