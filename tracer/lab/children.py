@@ -22,6 +22,9 @@ PACKAGES = {
     "mkfs.btrfs": "btrfs-progs",
     "qemu-img": "qemu-utils",
     "setpriv": "util-linux",
+    "unshare": "util-linux",
+    "nbdkit": "nbdkit nbdkit-plugin-python",
+    "nbdfuse": "libnbd-bin",
 }
 """Debian's package of each helper, for the message that says how to get it."""
 

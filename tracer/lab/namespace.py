@@ -88,17 +88,23 @@ def mount_detached(source: str, fstype: str, *, flags: int = 0, data: str = "") 
     anything that is wrong with `source` or `data`.
     """
     enter_private_namespace()
-    cover = next((name for name in _COVERS if Path(name).is_dir()), None)
-    if cover is None:
-        raise UnsupportedError(f"none of {', '.join(_COVERS)} exists to mount over: create one of them")
+    place = cover()
     with _lock:
-        _mount(source, cover, fstype, flags, data)
+        _mount(source, place, fstype, flags, data)
         try:
-            return os.open(cover, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            return os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         finally:
-            if _libc.umount2(cover.encode(), MNT_DETACH) != 0:
+            if _libc.umount2(place.encode(), MNT_DETACH) != 0:
                 number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number), cover)
+                raise OSError(number, os.strerror(number), place)
+
+
+def cover() -> str:
+    """An existing directory to mount over, in a namespace of one's own. Raises `UnsupportedError`."""
+    for name in _COVERS:
+        if Path(name).is_dir():
+            return name
+    raise UnsupportedError(f"none of {', '.join(_COVERS)} exists to mount over: create one of them")
 
 
 def ensure_tracefs() -> None:

@@ -138,29 +138,49 @@ def loop_scratch(fs: str, size: int, backing_dir: Path) -> Iterator[Scratch]:
     Raises `UsageError` for what the caller can choose (file system, size, directory) and `UnsupportedError`
     for what the host lacks (privilege, loop devices, the file system, its mkfs).
     """
-    kind = KINDS.get(fs)
-    if kind is None:
-        raise UsageError(f"{fs}: no such scratch file system: choose one of {', '.join(KINDS)}")
-    if size < kind.minimum:
-        raise UsageError(f"{fs} needs at least {kind.minimum // MIB} MiB: ask for more than {size} bytes")
+    kind = kind_of(fs, size)
     # What needs a privilege comes first: mkfs takes most of the time.
     namespace.enter_private_namespace()
     children.find(kind.mkfs[0])
     with contextlib.ExitStack() as stack:
         backing = loop.backing_file(backing_dir, size)
         stack.callback(os.close, backing)
-        children.run([*kind.mkfs, f"/proc/self/fd/{backing}"], pass_fds=(backing,))
+        make_file_system(kind, backing)
         with loop.loop_device(backing) as device:
             stack.callback(loop.wait_cleared, device, backing)
-            try:
-                root = namespace.mount_detached(str(device), fs, flags=namespace.SAFE_FLAGS, data=kind.options)
-            except OSError as error:
-                raise UnsupportedError(
-                    f"the kernel does not mount the {fs} that {kind.mkfs[0]} made ({error.strerror}): see "
-                    "dmesg; use a mkfs of the kernel's age"
-                ) from error
-            stack.callback(os.close, root)
+            made = stack.enter_context(mounted(fs, kind, device))
+        yield made
+
+
+def kind_of(fs: str, size: int) -> Kind:
+    """How a scratch file system `fs` of `size` bytes is made. Raises `UsageError`."""
+    kind = KINDS.get(fs)
+    if kind is None:
+        raise UsageError(f"{fs}: no such scratch file system: choose one of {', '.join(KINDS)}")
+    if size < kind.minimum:
+        raise UsageError(f"{fs} needs at least {kind.minimum // MIB} MiB: ask for more than {size} bytes")
+    return kind
+
+
+def make_file_system(kind: Kind, backing: int) -> None:
+    """Format the file that is open as `backing`. Raises `UnsupportedError`, `ChildError`."""
+    children.run([*kind.mkfs, f"/proc/self/fd/{backing}"], pass_fds=(backing,))
+
+
+@contextlib.contextmanager
+def mounted(fs: str, kind: Kind, device: Path) -> Iterator[Scratch]:
+    """Mount what is on `device`, until the block has ended and no file on it is open any more."""
+    try:
+        root = namespace.mount_detached(str(device), fs, flags=namespace.SAFE_FLAGS, data=kind.options)
+    except OSError as error:
+        raise UnsupportedError(
+            f"the kernel does not mount the {fs} that {kind.mkfs[0]} made ({error.strerror}): see "
+            "dmesg; use a mkfs of the kernel's age"
+        ) from error
+    try:
         yield _scratch(root)
+    finally:
+        os.close(root)
 
 
 @contextlib.contextmanager
