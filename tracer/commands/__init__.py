@@ -27,6 +27,7 @@ CRASHED = 70
 SUBCOMMANDS = {
     "verify": "Show on this host which workaround keeps guest data safe.",
     "doctor": "Say what this host can trace and mount, and what to install or change.",
+    "probe": "Find out whether this kernel's fallocate can cut off a write in flight.",
     "analyze": "Judge recorded traces by the hazard rules.",
 }
 """Name and one line of help, so that `eofrace --help` need not load them."""
@@ -38,6 +39,7 @@ Examples:
   eofrace doctor                         what can this host do?
   eofrace verify                         run the matrix; verdicts
   eofrace verify --json - | jq .verdict
+  eofrace probe                          is this kernel safe?
   eofrace analyze run.parquet            judge a trace again
 
 \b

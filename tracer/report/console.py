@@ -11,3 +11,9 @@ class Console(rich.console.Console):
     def on_broken_pipe(self) -> NoReturn:
         """Called by rich in the handler of the BrokenPipeError; raises another one."""
         raise BrokenPipeError
+
+
+def wide(width: int, *, stderr: bool) -> Console:
+    """A console for a table of `width` columns: never narrower, as rich would cut its words off."""
+    console = Console(stderr=stderr, highlight=False, soft_wrap=True)
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=max(width, console.width))
