@@ -19,6 +19,7 @@ PROGRAM = (
     "eofrace.h",
     "fallocate.c",
     "truncate.c",
+    "applied.c",
     "direct_write.c",
     "io_uring.c",
     "fallocate_kprobe.c",

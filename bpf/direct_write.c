@@ -17,7 +17,7 @@
 #define IOCB_CMD_PWRITE		1
 #define IOCB_CMD_PWRITEV	8
 
-/* When XFS began to raise i_size and convert extents, per write. */
+/* When XFS began to convert extents and raise i_size, per write, and from which size. */
 int on_xfs_end_io_direct_write(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 inode = ctx->args[0] + OFF_xfs_inode_i_vnode;
@@ -30,6 +30,7 @@ int on_xfs_end_io_direct_write(struct bpf_raw_tracepoint_args *ctx)
 	entry->inode = inode;
 	entry->offset = offset;
 	entry->when = bpf_ktime_get_ns();
+	entry->size = inode_size(inode);
 	return 0;
 }
 
@@ -42,8 +43,10 @@ static inline void end_write(u64 kiocb, struct write *w, s64 result)
 	/* Other file systems raise i_size within iomap_dio_complete(), so that its end is the latest it can be. */
 	if (result > 0)
 		w->op.t_applied = bpf_ktime_get_ns();
-	if (entry && entry->inode == w->inode && entry->offset == w->op.offset && entry->when > w->op.t_begin)
+	if (entry && entry->inode == w->inode && entry->offset == w->op.offset && entry->when > w->op.t_begin) {
 		w->op.t_applied = entry->when;
+		w->op.size_applied = entry->size;
+	}
 	finish(&w->op, w->inode, result);
 	writes.delete(&kiocb);
 }

@@ -36,6 +36,7 @@ struct operation {
 	s64 length;		/* bytes */
 	s64 size_begin;		/* i_size, bytes; NONE_SIZE: not seen */
 	s64 size_end;		/* i_size, bytes; NONE_SIZE: not seen */
+	s64 size_applied;	/* i_size just before the change, bytes; NONE_SIZE: not seen */
 	s64 result;		/* bytes or 0, or -errno; NONE_RESULT: not seen */
 	u64 request;		/* iocb.aio_data or sqe.user_data */
 	u32 flags;		/* fallocate mode, or kiocb.ki_flags */
@@ -47,8 +48,8 @@ struct operation {
 	char comm[16];
 };
 
-_Static_assert(__builtin_offsetof(struct operation, flags) == 104, "record layout");
-_Static_assert(__builtin_offsetof(struct operation, comm) == 121, "record layout");
+_Static_assert(__builtin_offsetof(struct operation, flags) == 112, "record layout");
+_Static_assert(__builtin_offsetof(struct operation, comm) == 129, "record layout");
 _Static_assert(sizeof(struct operation) == RECORD_BYTES, "record size");
 
 /* A system call on one file that a thread is in. */
@@ -59,6 +60,8 @@ struct call {
 	u64 kiocb_seq;		/* its seq_begin */
 	u8 kind;		/* OP_FALLOCATE, OP_TRUNCATE; OP_DIRECT_WRITE: any write */
 	u8 by_kprobe;		/* 1: begun and ended by fallocate_kprobe.c */
+	u8 space;		/* 1: XFS has begun to allocate or free blocks for it */
+	u8 sizing;		/* 1: XFS has begun to set the size for it */
 };
 
 /* io_submit(2) or io_uring_enter(2) that a thread is in, on any files. */
@@ -93,6 +96,7 @@ struct applied {
 	u64 inode;		/* address of struct inode */
 	s64 offset;		/* bytes */
 	s64 when;		/* ns */
+	s64 size;		/* i_size, bytes */
 };
 
 #define APPLIED_SLOTS	4096
@@ -223,6 +227,7 @@ static inline void begin_now(struct operation *op)
 	op->cpu_begin = bpf_get_smp_processor_id();
 	op->size_begin = NONE_SIZE;
 	op->size_end = NONE_SIZE;
+	op->size_applied = NONE_SIZE;
 	op->result = NONE_RESULT;
 	bpf_get_current_comm(op->comm, sizeof(op->comm));
 }
@@ -273,13 +278,16 @@ static inline void enter_call(struct call *call)
 		count_drop(DROP_MAP);
 }
 
-/* Note the time in the fallocate or truncate that the thread is in. */
-static inline int note_applied(void)
+/*
+ * The fallocate or truncate of this XFS inode that the thread is in, 0 if none. Events
+ * of other inodes do occur in it: memory reclaim may evict one.
+ */
+static inline struct call *call_on(u64 xfs_inode)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	struct call *call = calls.lookup(&id);
 
-	if (call && call->kind >= OP_FALLOCATE)
-		call->op.t_applied = bpf_ktime_get_ns();
-	return 0;
+	if (!call || call->kind < OP_FALLOCATE || call->inode != xfs_inode + OFF_xfs_inode_i_vnode)
+		return 0;
+	return call;
 }

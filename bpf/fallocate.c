@@ -6,7 +6,7 @@
  * XFS also says when it changes the file: the last of these before the end is
  * t_applied. They fire with the inode locked, just before the change; the size is
  * set last, by xfs_setattr (xfs_falloc_setsize() in v6.18, xfs_vn_setattr_size()
- * in xfs_file_fallocate() before v6.13).
+ * in xfs_file_fallocate() before v6.13). See applied.c.
  */
 
 /*
@@ -41,24 +41,4 @@ static inline void fallocate_enter(u64 regs)
 	call.op.offset = SYSCALL_ARG(regs, 2);
 	call.op.length = SYSCALL_ARG(regs, 3);
 	enter_call(&call);
-}
-
-int on_xfs_alloc_file_space(struct bpf_raw_tracepoint_args *ctx)
-{
-	return note_applied();
-}
-
-int on_xfs_zero_file_space(struct bpf_raw_tracepoint_args *ctx)
-{
-	return note_applied();
-}
-
-int on_xfs_free_file_space(struct bpf_raw_tracepoint_args *ctx)
-{
-	return note_applied();
-}
-
-int on_xfs_setattr(struct bpf_raw_tracepoint_args *ctx)
-{
-	return note_applied();
 }

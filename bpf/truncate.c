@@ -2,7 +2,7 @@
 /*
  * ftruncate(2), on every file system. offset is the new size, length is 0.
  * truncate(2) and open(2) with O_TRUNC name a path, which is not resolved here.
- * On XFS t_applied is when xfs_vn_setattr_size() begins, with the inode locked.
+ * applied.c says when XFS sets the size, and from which.
  */
 static inline void truncate_enter(u64 regs)
 {

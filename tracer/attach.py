@@ -80,7 +80,9 @@ _EXTRA = {
     "xfs_alloc_file_space": (("xfs_inode",), "no t_applied of a fallocate"),
     "xfs_zero_file_space": (("xfs_inode",), "no t_applied of a zero-range fallocate"),
     "xfs_free_file_space": (("xfs_inode",), "no t_applied of a hole punched"),
-    "xfs_setattr": (("xfs_inode",), "no t_applied of a size set"),
+    "xfs_setattr": (("xfs_inode",), "no t_applied and no size_applied of a size set"),
+    "xfs_zero_eof": (("xfs_inode",), "size_applied does not show a write that a size set waited for"),
+    "xfs_itruncate_extents_start": (("xfs_inode",), "t_applied of a truncation is earlier than its last wait"),
     "io_uring_queue_async_work": (("io_kiocb",), "an io_uring write done by a worker begins late"),
 }
 # Function, program, whether it is a return probe.

@@ -44,11 +44,13 @@ NONE_RESULT = -(2**63)
 """`result` of an operation that never ended."""
 
 NONE_SIZE = -1
-"""`size_begin`, `size_end` where i_size was not seen."""
+"""`size_begin`, `size_end`, `size_applied` where i_size was not seen."""
 
 FALLOC_FL_KEEP_SIZE = 0x01
 FALLOC_FL_PUNCH_HOLE = 0x02
+FALLOC_FL_COLLAPSE_RANGE = 0x08
 FALLOC_FL_ZERO_RANGE = 0x10
+FALLOC_FL_INSERT_RANGE = 0x20
 
 OPERATION = np.dtype(
     [
@@ -63,6 +65,7 @@ OPERATION = np.dtype(
         ("length", "<i8"),  # bytes
         ("size_begin", "<i8"),  # i_size in bytes; NONE_SIZE: not seen
         ("size_end", "<i8"),
+        ("size_applied", "<i8"),  # i_size in bytes just before the size update took effect; NONE_SIZE: not seen
         ("result", "<i8"),  # bytes or 0, or -errno; NONE_RESULT: in flight. MARK_WAIT: the request waited for
         ("request", "<u8"),  # guest request << 32 | serial number of the tracked request; 0: none
         ("flags", "<u4"),  # fallocate mode, or RWF/iocb flags of a write; marks: see blockstack.journal

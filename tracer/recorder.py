@@ -35,7 +35,7 @@ _SLOT = np.dtype(
     }
 )
 _IDLE = 0.02
-"""Seconds between two looks at the ring: 3,000 records at 150,000 a second, of the 110,000 that 16 MiB hold."""
+"""Seconds between two looks at the ring: 3,000 records at 150,000 a second, of the 100,000 that 16 MiB hold."""
 
 
 class Recorder:

@@ -54,12 +54,15 @@ _NULLS: dict[str, int] = {
     "request": 0,
     "size_begin": NONE_SIZE,
     "size_end": NONE_SIZE,
+    "size_applied": NONE_SIZE,
     "result": NONE_RESULT,
 }
 """Columns that may be null, with what stands for null in memory."""
 
 _ENDS = ("seq_end", "t_end", "cpu_end")
 """Columns that are null exactly for operations in flight."""
+
+_SIZES = ("size_begin", "size_end", "size_applied")
 
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 
@@ -77,6 +80,7 @@ COLUMNS: tuple[tuple[str, Any], ...] = (
     ("flags", pa.uint32()),
     ("size_begin", pa.int64()),
     ("size_end", pa.int64()),
+    ("size_applied", pa.int64()),
     ("result", pa.int64()),
     ("pid", pa.uint32()),
     ("tid", pa.uint32()),
@@ -86,6 +90,9 @@ COLUMNS: tuple[tuple[str, Any], ...] = (
     ("request", pa.uint64()),
 )
 """Name and Arrow type of every column, in the file's order."""
+
+_LATER = ("size_applied",)
+"""Columns that traces of the same schema did not have once: read as null where they are not there."""
 
 _LABELS = {op.label: int(op) for op in Op}
 
@@ -205,6 +212,8 @@ def _read(file: BinaryIO) -> Trace:
 def _check_columns(schema: Any) -> None:
     for name, kind in COLUMNS:
         found = schema.get_all_field_indices(name)
+        if not found and name in _LATER:
+            continue
         if len(found) != 1:
             raise TraceError(f"no column {name}" if not found else f"{len(found)} columns {name}")
         actual = schema.field(name).type
@@ -224,12 +233,15 @@ def _read_group(parquet: Any, group: int, ops: Operations) -> int:
         raise TraceError("its row groups hold more operations than the file claims")
     if claimed.total_byte_size > MAX_ROW * count + MAX_METADATA:
         raise TraceError(f"a row group of {count} operations unpacks to {claimed.total_byte_size} bytes")
-    table = parquet.read_row_group(group, columns=[name for name, _ in COLUMNS])
+    table = parquet.read_row_group(group, columns=[name for name, _ in COLUMNS])  # those that it has
     table.validate(full=True)
     if table.num_rows != count:
         raise TraceError(f"a row group claims {count} operations, has {table.num_rows}")
     in_flight = None
     for name, kind in COLUMNS:
+        if name in _LATER and name not in table.column_names:
+            ops[name][:count] = _NULLS[name]
+            continue
         column = table.column(name)
         if name not in _NULLS and column.null_count:
             raise TraceError(f"column {name} has nulls")
@@ -277,7 +289,7 @@ def _check_operations(ops: Operations) -> None:
         ("a negative offset", ops["offset"] < 0),
         ("a negative length", ops["length"] < 0),
         ("a range that ends beyond 2^63 - 1", ops["offset"] > (2**63 - 1) - np.maximum(ops["length"], 0)),
-        ("a negative size", np.minimum(ops["size_begin"], ops["size_end"]) < NONE_SIZE),
+        ("a negative size", np.minimum.reduce([ops[name] for name in _SIZES]) < NONE_SIZE),
         ("a negative time", (ops["t_begin"] < 0) | (ops["t_end"] < 0) | (ops["t_applied"] < 0)),
         ("an end before its begin", ended & (ops["seq_end"] <= ops["seq_begin"])),
         ("a time of end before its time of begin", ended & (ops["t_end"] < ops["t_begin"])),

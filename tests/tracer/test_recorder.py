@@ -144,6 +144,12 @@ def brief(rows: np.ndarray) -> list[tuple[object, ...]]:
     return [(Op(row["op"]), *(int(row[name]) for name in names)) for row in rows]
 
 
+def sizes_applied(rows: np.ndarray) -> list[tuple[Op, int]]:
+    """op and size_applied of all that succeeded and was not buffered, in the order of their begins."""
+    rows = rows[(rows["result"] >= 0) & (rows["op"] != Op.BUFFERED_WRITE)]
+    return [(Op(row["op"]), int(row["size_applied"])) for row in rows[np.argsort(rows["seq_begin"])]]
+
+
 def numbers_are_unique(rows: np.ndarray) -> bool:
     ends = rows["seq_end"][rows["seq_end"] > 0]
     both = np.concatenate([rows["seq_begin"], ends])
@@ -186,9 +192,38 @@ def test_synchronous_operations(probes: attach.Probes, place: scratch.Scratch) -
     changed = rows[(rows["op"] == Op.FALLOCATE) & (rows["result"] == 0)]
     if place.fs == "xfs":
         assert ((changed["t_begin"] <= changed["t_applied"]) & (changed["t_applied"] <= changed["t_end"])).all()
+        assert [size for _, size in sizes_applied(rows)] == [
+            0,
+            NONE_SIZE,
+            64 * KIB,
+            132 * KIB,
+            132 * KIB,
+            NONE_SIZE,
+            last,
+        ]
     else:
         assert (changed["t_applied"] == 0).all()
+        assert (rows["size_applied"] == NONE_SIZE).all()
     assert (recorder.dropped, recorder.unfinished) == (0, 0)
+
+
+def test_a_setattr_that_sets_no_size(probes: attach.Probes, xfs: scratch.Scratch) -> None:
+    """A fallocate takes file capabilities away with a setattr of its own (file_modified()), before all else."""
+    capability = struct.pack("<IIIII", 0x02000001, 1, 0, 0, 0)  # struct vfs_cap_data, revision 2
+    with watched(probes, xfs) as (_, buffered, path), Recorder(probes) as recorder:
+        os.ftruncate(buffered, 64 * KIB)
+        for mode, size in ((FALLOC_FL_KEEP_SIZE, 64 * KIB), (0, 64 * KIB), (0, 128 * KIB)):
+            os.setxattr(path, "security.capability", capability)
+            assert fallocate(buffered, mode, 0, size) == 0
+            assert "security.capability" not in os.listxattr(path)
+        rows = recorder.take()
+    assert sizes_applied(rows) == [
+        (Op.TRUNCATE, 0),
+        (Op.FALLOCATE, NONE_SIZE),
+        (Op.FALLOCATE, NONE_SIZE),
+        (Op.FALLOCATE, 64 * KIB),
+    ]
+    assert (rows["t_applied"] > 0).all()
 
 
 def test_aio_batch(probes: attach.Probes, place: scratch.Scratch) -> None:
@@ -210,6 +245,8 @@ def test_aio_batch(probes: attach.Probes, place: scratch.Scratch) -> None:
     assert (good["seq_end"] > good["seq_begin"].max()).all()
     assert (good["size_end"] >= good["offset"] + good["length"]).all()
     assert ((good["t_applied"] > good["t_begin"]) & (good["t_applied"] <= good["t_end"])).all()
+    if place.fs == "xfs":
+        assert ((good["size_applied"] >= 0) & (good["size_applied"] <= good["size_end"])).all()
     assert numbers_are_unique(rows)
     assert (len(again), recorder.dropped, recorder.unfinished) == (0, 0, 0)
 
@@ -361,4 +398,4 @@ def test_ring_bytes_are_checked() -> None:
 
 
 def test_record_layout() -> None:
-    assert OPERATION.itemsize <= attach.RECORD_BYTES == 144
+    assert OPERATION.itemsize <= attach.RECORD_BYTES == 152

@@ -47,6 +47,7 @@ def example() -> trace.Operations:
     ops["dev"], ops["ino"] = 2**63 + 9, [7, 7, 2**64 - 1]
     ops["offset"], ops["length"] = [4096, 0, 0], [512, 2**63 - 1, 0]
     ops["size_begin"], ops["size_end"] = [0, 0, 4608], [4608, 4608, NONE_SIZE]
+    ops["size_applied"] = [0, NONE_SIZE, NONE_SIZE]
     ops["result"] = [512, -28, NONE_RESULT]
     ops["request"], ops["flags"] = [1 << 32 | 3, 0, 0], [0, 0x10, 0]
     ops["pid"], ops["tid"] = 2**32 - 1, [1, 2, 3]
@@ -92,7 +93,7 @@ def test_round_trip_of_anything(rows: list[tuple[Op, int, int, bool, bytes]]) ->
     ops = np.zeros(len(rows), OPERATION)
     for i, (op, offset, length, ended, comm) in enumerate(rows):
         ops[i]["seq_begin"], ops[i]["op"], ops[i]["offset"], ops[i]["length"] = 2 * i + 1, op, offset, length
-        ops[i]["comm"] = comm
+        ops[i]["comm"], ops[i]["size_applied"] = comm, offset if ended else NONE_SIZE
         ops[i]["result"], ops[i]["size_begin"], ops[i]["size_end"] = NONE_RESULT, NONE_SIZE, NONE_SIZE
         if ended:
             ops[i]["seq_end"], ops[i]["t_end"], ops[i]["result"] = 2 * i + 2, 5, length
@@ -115,11 +116,13 @@ def test_duckdb_reads_it(tmp_path: Path) -> None:
     assert list(types) == [name for name, _ in trace.COLUMNS]
     expected = {"seq_begin": "UBIGINT", "offset": "BIGINT", "op": "VARCHAR", "flags": "UINTEGER"}
     assert expected.items() <= (types | {"cpu_end": "USMALLINT"}).items()
-    rows = query(f"select op, seq_end, t_end, t_applied, size_end, result, request, cpu_end from '{path}'")
+    rows = query(
+        f"select op, seq_end, t_end, t_applied, size_end, size_applied, result, request, cpu_end from '{path}'"
+    )
     assert rows == [
-        ("aio_write", 4, 40, 35, 4608, 512, 1 << 32 | 3, 2),
-        ("fallocate", 3, 30, None, 4608, -28, None, 0),
-        ("truncate", None, None, None, None, None, None, None),
+        ("aio_write", 4, 40, 35, 4608, 0, 512, 1 << 32 | 3, 2),
+        ("fallocate", 3, 30, None, 4608, None, -28, None, 0),
+        ("truncate", None, None, None, None, None, None, None, None),
     ]
     stored = query(f"select decode(key), decode(value) from parquet_kv_metadata('{path}')")
     values = {key: value for key, value in stored}
@@ -253,6 +256,9 @@ BAD: dict[str, tuple[Callable[[Any], Any], str]] = {
     "negative length": (with_column("length", -5, -1, 3), "2 of 3 operations have a negative length"),
     "range overflows": (with_column("offset", 1, 1, 3), "ends beyond 2\\^63"),
     "negative size": (with_column("size_end", 1, -2, 3), "negative size"),
+    "negative size when applied": (with_column("size_applied", -2, 2, 3), "negative size"),
+    "type of a size": (with_column("size_applied", 1, 2, 3, kind=pa.uint64()), "size_applied is uint64"),
+    "size column twice": (lambda table: table.append_column("size_applied", table["ino"]), "2 columns size_applied"),
     "negative time": (with_column("t_applied", 1, -2, 3), "negative time"),
     "end before begin": (with_column("seq_begin", 6, 2, 5), "an end before its begin"),
     "end at begin": (with_column("seq_begin", 4, 2, 5), "an end before its begin"),
@@ -298,9 +304,20 @@ def test_copies_by_other_tools_are_read(tmp_path: Path) -> None:
     source, copy = saved(tmp_path / "a.parquet", written()), tmp_path / "b.parquet"
     table = pq.read_table(source)
     plain = table.set_column(5, "op", table["op"].cast(pa.string()))
-    plain = plain.set_column(18, "comm", plain["comm"].cast(pa.large_string())).take([2, 0, 1])
+    plain = plain.set_column(plain.schema.get_field_index("comm"), "comm", plain["comm"].cast(pa.large_string())).take(
+        [2, 0, 1]
+    )
     pq.write_table(plain, copy, row_group_size=2)
     assert trace.read(copy).ops.tolist() == example().tolist()
+
+
+def test_traces_from_before_size_applied(tmp_path: Path) -> None:
+    pq.write_table(pq.read_table(io.BytesIO(written())).drop_columns(["size_applied"]), tmp_path / "a")
+    old = trace.read(tmp_path / "a").ops
+    assert old["size_applied"].tolist() == [NONE_SIZE] * 3
+    expected = example()
+    expected["size_applied"] = NONE_SIZE
+    assert old.tolist() == expected.tolist()
 
 
 def test_long_comm_is_cut(tmp_path: Path) -> None:

@@ -11,8 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tracer.analysis.overlaps import I64, MAX_BYTE, dense_groups, overlapping, sequence_ends
-from tracer.operations import NONE_SIZE, Op, Operations
+from tracer.analysis.overlaps import I64, MAX_BYTE, dense_groups, overlapping, range_ends, sequence_ends
+from tracer.operations import (
+    FALLOC_FL_COLLAPSE_RANGE,
+    FALLOC_FL_INSERT_RANGE,
+    FALLOC_FL_KEEP_SIZE,
+    NONE_SIZE,
+    Op,
+    Operations,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +36,8 @@ class Effects:
     """i_size at the end, from the TRUNCATE step where there is one; NONE_SIZE: not seen."""
     t_applied: I64
     """ns when it took effect, from the TRUNCATE step where that was seen; 0: not seen."""
+    cut_to: I64
+    """The size to which it has cut its file for certain, whatever `size_end` says; MAX_BYTE: that was not seen."""
 
 
 def effects(ops: Operations) -> Effects:
@@ -43,6 +52,7 @@ def effects(ops: Operations) -> Effects:
         size_before=np.full(len(ops), MAX_BYTE, np.int64),
         size_end=ops["size_end"].copy(),
         t_applied=ops["t_applied"].copy(),
+        cut_to=_cut_to(ops),
     )
     linked = ops["request"] != 0
     marks = np.flatnonzero(linked & (ops["op"] == Op.MARK_FALLOCATE))
@@ -68,13 +78,31 @@ def effects(ops: Operations) -> Effects:
     return result
 
 
+def _cut_to(ops: Operations) -> I64:
+    """`Effects.cut_to` of every operation of ops (n,) by itself.
+
+    The kernel was seen to set a size (bpf/applied.c) and, just before that, a larger one: a later write may raise the
+    size again before the operation ends, but what was between the two is gone.
+    """
+    op, flags = ops["op"], ops["flags"]
+    # What these two set depends on the size they find; to collapse a file is to make it shorter.
+    moves = FALLOC_FL_KEEP_SIZE | FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE
+    sets_its_end = (op == Op.FALLOCATE) & ((flags & moves) == 0)
+    size = np.where(op == Op.TRUNCATE, ops["offset"], range_ends(ops["offset"], ops["length"]))
+    done = (ops["result"] == 0) & (ops["seq_end"] != 0) & (ops["t_applied"] != 0)
+    cuts = ((op == Op.TRUNCATE) | sets_its_end) & done & (ops["size_applied"] > size)
+    return np.where(cuts, size, MAX_BYTE)
+
+
 def _fold_truncates(ops: Operations, mark: I64, call: I64, result: Effects) -> None:
     """Give each mark (k,) the effect of its TRUNCATE step call (k,)."""
     # Later steps last: where an index occurs twice, numpy keeps the last value assigned.
     order = np.argsort(ops["seq_begin"][call], kind="stable")
     mark, call = mark[order], call[order]
     result.truncated[mark] = True
-    result.size_before[mark] = ops["size_begin"][call]
+    seen = ops["size_applied"][call]
+    result.size_before[mark] = np.where(seen != NONE_SIZE, seen, ops["size_begin"][call])
     result.size_end[mark] = ops["size_end"][call]
+    result.cut_to[mark] = result.cut_to[call]
     applied = ops["t_applied"][call]
     result.t_applied[mark] = np.where(applied != 0, applied, result.t_applied[mark])

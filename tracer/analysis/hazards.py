@@ -26,9 +26,12 @@ ADVISORY_HOOKS = frozenset(
         "xfs_zero_file_space",
         "xfs_free_file_space",
         "xfs_setattr",
+        "xfs_zero_eof",
+        "xfs_itruncate_extents_start",
     }
 )
-"""Hooks whose absence hides no operation: without `t_applied` no pair can be called kernel-serialised, that is all."""
+"""Hooks whose absence hides no operation: without `t_applied` no pair can be called kernel-serialised, and without
+`size_applied` a cut that a later write hides goes unseen, as in traces before it; that is all."""
 
 
 class Verdict(enum.StrEnum):

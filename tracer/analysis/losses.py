@@ -67,7 +67,7 @@ def lost_ranges(ops: Operations, dev: int, ino: int) -> I64:
     order = order[(writes | cuts)[order]]
     writes, cuts = writes[order], cuts[order]
     start, end = mine["offset"][order], ends[order]
-    size = what.size_end[order]
+    size = np.where(what.cut_to < MAX_BYTE, what.cut_to, what.size_end)[order]
     # Most traces lose nothing, and then every size is at or behind the end of all that was written so far.
     written_so_far = np.maximum.accumulate(np.where(writes, end, 0))
     cuts &= size < written_so_far
@@ -89,13 +89,17 @@ def lost_ranges(ops: Operations, dev: int, ino: int) -> I64:
 def _size_changes(ops: Operations, what: Effects) -> npt.NDArray[np.bool_]:
     """Which operations (n,) set the size of their file and succeeded, and are known to have set it to what.
 
+    That is what was seen while it was set (`Effects.cut_to`), or else the size at the end.
+
     A fallocate whose size is the same at both ends set nothing: counted, it would cut off a write that raised
     the size between the moment the size was read and the moment the end was stamped.
     """
     op = ops["op"]
     fallocate = (op == Op.FALLOCATE) & ((ops["flags"] & FALLOC_FL_KEEP_SIZE) == 0)
-    fallocate &= ops["size_begin"] != ops["size_end"]
+    seen_to_cut = what.cut_to < MAX_BYTE
+    fallocate &= (ops["size_begin"] != ops["size_end"]) | seen_to_cut
     # An emulated fallocate is its truncate where the kernel saw that one; else the mark has to stand for it.
     emulated = (op == Op.MARK_FALLOCATE) & ~what.truncated
     kind = fallocate | emulated | (op == Op.TRUNCATE)
-    return np.asarray(kind & (ops["result"] == 0) & (ops["seq_end"] != 0) & (ops["size_end"] != NONE_SIZE))
+    known = (ops["size_end"] != NONE_SIZE) | seen_to_cut
+    return np.asarray(kind & (ops["result"] == 0) & (ops["seq_end"] != 0) & known)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from blockstack.journal import Entry, Journal, Kind
-from tracer.operations import NONE_RESULT, OPERATION, WRITES, Op, Operations
+from tracer.operations import NONE_RESULT, NONE_SIZE, OPERATION, WRITES, Op, Operations
 
 _MARKS = {
     Kind.GUEST_WRITE: Op.MARK_GUEST_WRITE,
@@ -71,6 +71,7 @@ def _operations(entries: list[Entry], kinds: dict[Kind, Op], dev: int, ino: int)
     ):
         ops[name] = [getattr(entry, name) for entry in entries]
     ops["op"] = [kinds[entry.kind] for entry in entries]
+    ops["size_applied"] = NONE_SIZE  # only the kernel sees that
     ops["dev"], ops["ino"], ops["pid"], ops["comm"] = dev, ino, pid, b"eofrace"
     return ops
 

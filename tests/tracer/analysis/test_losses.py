@@ -20,6 +20,7 @@ def trace(*rows: dict[str, Any]) -> Operations:
             "seq_begin": 2 * number + 1,
             "seq_end": 2 * number + 2,
             "size_begin": NONE_SIZE,
+            "size_applied": NONE_SIZE,
         }
         for name, value in (default | {"t_end": row.get("seq_end", 2 * number + 2)} | row).items():
             record[name] = value
@@ -101,6 +102,22 @@ def test_an_emulated_fallocate_cuts_once_and_when_its_truncate_does() -> None:
     assert lost(mark, late) == [[5, 10]]  # only the driver saw it
 
 
+def test_a_cut_that_a_later_write_hides() -> None:
+    first, later = write(10, 10, t_applied=3), write(30, 10, t_applied=9)
+    hidden = {"t_end": 20, "t_applied": 5, "size_end": 40}
+    for cutter in (fallocate(10, **hidden, size_applied=20), truncate(10, **hidden, size_applied=20)):
+        assert lost(first, later, cutter) == [[10, 20]]
+        assert lost(first, later, cutter, write(10, 5)) == [[15, 20]]
+        assert lost(first, later, cutter | {"size_end": NONE_SIZE}) == [[10, 20]]
+        assert lost(first | {"t_applied": 6}, later, cutter) == []  # applied after the cut
+        for unseen in ({"size_applied": NONE_SIZE}, {"size_applied": 10}, {"t_applied": 0}, {"result": -5}):
+            assert lost(first, later, cutter | unseen) == []
+    # It found the size that it was about to set, and so did nothing: but something was seen to be cut.
+    assert lost(first, later, fallocate(10, **hidden, size_applied=20) | {"size_begin": 40}) == [[10, 20]]
+    for flags in (FALLOC_FL_KEEP_SIZE, 0x08, 0x20):
+        assert lost(first, later, fallocate(10, **hidden, size_applied=20, flags=flags)) == []
+
+
 def test_far_ends() -> None:
     top = 2**63 - 1
     assert lost(write(top - 5, 5), truncate(0)) == [[top - 5, top]]
@@ -134,11 +151,15 @@ def histories(draw: st.DrawFn) -> list[dict[str, Any]]:
         more = {"t_end": draw(st.integers(1, 6)), "t_applied": draw(st.integers(0, 6))}
         size = draw(st.integers(0, 24))
         mark = {"op": Op.MARK_FALLOCATE, "size_end": size} | more
+        seen = draw(st.integers(-1, 30))  # another size at the end, if what was cut off was seen
+        hidden = (
+            {"size_applied": seen, "size_end": draw(st.integers(-1, 30))} if seen > size and more["t_applied"] else {}
+        )
         kinds = [
             write(size, 6, **more),
             write(size, 3, **more),
-            truncate(size, **more),
-            fallocate(size, **more),
+            truncate(size, **more | hidden),
+            fallocate(size, **more | hidden),
         ]
         rows.append(draw(st.sampled_from([*kinds, mark])))
     return rows
@@ -153,8 +174,9 @@ def test_against_a_file_of_thirty_bytes(rows: list[dict[str, Any]]) -> None:
     for row in (rows[i] for i in order):
         if row["op"] in WRITES:
             state[row["offset"] : row["offset"] + row["result"]] = bytes([there]) * row["result"]
-        elif row["op"] != Op.FALLOCATE or row["size_begin"] != row["size_end"]:
-            for i in range(row["size_end"], 30):
+        elif "size_applied" in row or row["op"] != Op.FALLOCATE or row["size_begin"] != row["size_end"]:
+            seen = row.get("offset", 0) + row.get("length", 0) if "size_applied" in row else row["size_end"]
+            for i in range(seen, 30):
                 state[i] = gone if state[i] != never else never
     found = bytearray(30)
     for start, end in lost(*rows):

@@ -23,7 +23,7 @@ from tracer.operations import (
 )
 
 K = 1024
-UNSEEN = {"size_begin": NONE_SIZE, "size_end": NONE_SIZE}
+UNSEEN = {"size_begin": NONE_SIZE, "size_end": NONE_SIZE, "size_applied": NONE_SIZE}
 
 
 def operation(op: Op, begin: int, end: int, offset: int, length: int, **more: Any) -> dict[str, Any]:
@@ -120,6 +120,53 @@ def test_the_fallocate_was_applied_before_the_write_began() -> None:
     assert found(early | {"t_applied": 25}, write(2, 4, 64 * K, 64 * K, t_applied=35)) == EXPOSED
 
 
+# Cut at 36, and raised again by a third operation before the fallocate returns: the size at its end tells nothing.
+HIDDEN = fallocate(2, 8, 0, 64 * K, t_applied=36, size_applied=128 * K, size_end=256 * K)
+CUT_OFF = W | {"t_applied": 29}
+RAISES = write(5, 7, 128 * K, 128 * K, t_applied=60)
+
+
+def test_a_cut_that_a_later_write_hides() -> None:
+    assert found(HIDDEN, CUT_OFF, RAISES) == [*LOST, (0, 2, Outcome.KERNEL_SERIALISED)]
+    assert found(HIDDEN | {"flags": FALLOC_FL_ZERO_RANGE}, CUT_OFF) == LOST
+    assert found(HIDDEN | {"size_end": NONE_SIZE}, CUT_OFF) == LOST
+    assert found(HIDDEN, CUT_OFF | {"t_applied": 0, "t_end": 30}) == LOST  # it had ended by then
+    assert found(HIDDEN, CUT_OFF | {"seq_end": 9, "t_end": 90}) == LOST  # acknowledged later, cut off nevertheless
+    assert found(HIDDEN, CUT_OFF | {"result": 1}) == LOST
+
+
+@pytest.mark.parametrize(
+    ("f", "w", "outcome"),
+    [
+        pytest.param({"size_applied": NONE_SIZE}, {}, SERIALISED, id="not seen: all that can be said is as before"),
+        pytest.param({"size_applied": 64 * K}, {}, SERIALISED, id="it found the size that it set"),
+        pytest.param({"size_applied": 0}, {}, SERIALISED, id="it found a smaller one"),
+        pytest.param({"t_applied": 0}, {}, EXPOSED, id="set at an unknown time"),
+        pytest.param({}, {"t_applied": 37}, EXPOSED, id="the write came after the cut"),
+        pytest.param({}, {"t_applied": 0, "t_end": 37}, EXPOSED, id="it ended after the cut, applied who knows when"),
+        pytest.param({}, {"seq_end": 0, "t_end": 0, "result": NONE_RESULT}, EXPOSED, id="nobody was told of it"),
+        pytest.param({}, {"offset": 60 * K, "result": 4 * K}, SERIALISED, id="short: it ends where the cut was"),
+        pytest.param({"flags": 0x08}, {}, SERIALISED, id="collapse range makes a file shorter"),
+        pytest.param({"flags": 0x20}, {}, SERIALISED, id="insert range sets another size"),
+        pytest.param({"result": -5}, {}, [], id="it failed"),
+        pytest.param({"flags": FALLOC_FL_KEEP_SIZE}, {}, [], id="it keeps the size"),
+        pytest.param({"seq_end": 0, "result": NONE_RESULT, "size_end": NONE_SIZE}, {}, EXPOSED, id="it may yet fail"),
+    ],
+)
+def test_no_cut_was_seen(f: dict[str, Any], w: dict[str, Any], outcome: list[tuple[int, int, Outcome]]) -> None:
+    assert found(HIDDEN | f, CUT_OFF | w) == outcome
+
+
+def test_the_cut_of_an_emulated_fallocate_that_a_later_write_hides() -> None:
+    hidden = {"size_end": 256 * K, "t_applied": 85}
+    assert found(*emulated(**hidden, size_applied=128 * K)) == LOST
+    assert found(*emulated(**hidden)) == EXPOSED
+    assert found(*emulated(**hidden, size_applied=64 * K)) == EXPOSED
+    # What it found when it cut outweighs what it found when it began.
+    assert found(*emulated(size_begin=NONE_SIZE, size_applied=128 * K)) == LOST
+    assert found(*emulated(size_begin=128 * K, size_applied=100 * K)) == EXPOSED
+
+
 def emulated(**truncated: Any) -> list[dict[str, Any]]:
     """A legacy-xfs fallocate as the kernel and the driver saw it, and a write that ends before the cut."""
     link = {"request": 1 << 32 | 5}
@@ -197,6 +244,7 @@ def traces(draw: st.DrawFn) -> Operations:
         row["flags"] = draw(st.sampled_from([0, 0, 0, 1, 0x10]))
         row["request"], row["ino"] = draw(st.integers(0, 1)), draw(st.sampled_from([7, 7, 7, 8]))
         row["t_applied"] = draw(st.sampled_from([0, 10 * begin + 5, 10 * end - 5]))
+        row["size_applied"] = draw(st.integers(-1, 6))
         if row["seq_end"]:
             row["result"] = draw(st.sampled_from([row["result"]] * 4 + [-5, 1]))
         rows.append(row)
@@ -209,7 +257,12 @@ def oracle(ops: Operations) -> list[tuple[int, int, Outcome]]:
     for row in rows:
         row["open"] = row["seq_end"] == 0
         row["close"] = row["seq_end"] or 2**64
-        row["just_before"] = 2**63
+        row["cut_to"] = None
+        to = {Op.TRUNCATE: row["offset"], Op.FALLOCATE: row["offset"] + row["length"]}.get(row["op"])
+        sets_it = row["op"] == Op.TRUNCATE or not row["flags"] & 0x29
+        succeeded = row["result"] == 0 and not row["open"]
+        if to is not None and row["size_applied"] > to and row["t_applied"] and succeeded and sets_it:
+            row["cut_to"] = to
     for f in rows:
         f["steps"] = [
             p
@@ -225,9 +278,10 @@ def oracle(ops: Operations) -> list[tuple[int, int, Outcome]]:
     pairs = []
     for i, f in enumerate(rows):
         cuts = [p for p in f["steps"] if p["op"] == Op.TRUNCATE and p["size_end"] >= 0]
-        final, before, applied = f["size_end"], 2**63, f["t_applied"]
+        final, before, applied, cut_to = f["size_end"], 2**63, f["t_applied"], f["cut_to"]
         for cut in sorted(cuts, key=lambda p: p["seq_begin"]):
             final, before, applied = cut["size_end"], cut["size_begin"], cut["t_applied"] or applied
+            before, cut_to = cut["size_applied"] if cut["size_applied"] >= 0 else before, cut["cut_to"]
         f_end = f["offset"] + f["length"]
         if f["op"] not in (Op.FALLOCATE, Op.MARK_FALLOCATE) or id(f) in steps or f["flags"] & 1:
             continue
@@ -243,7 +297,9 @@ def oracle(ops: Operations) -> list[tuple[int, int, Outcome]]:
             w_end = w["offset"] + w["result"]
             ended = not w["open"] and w["close"] < f["close"]
             outcome = Outcome.EXPOSED
-            if ended and final >= 0 and final < w_end <= before:
+            seen = cut_to is not None and cut_to < w_end and not w["open"]
+            seen = seen and (w["t_applied"] or w["t_end"]) <= applied
+            if seen or (ended and final >= 0 and final < w_end <= before):
                 outcome = Outcome.LOST
             elif (applied and w["t_applied"]) and (
                 (w["t_applied"] <= applied and ended and final >= w_end) or applied <= w["t_begin"]

@@ -94,8 +94,11 @@ def _outcomes(ops: Operations, what: Effects, f: I64, w: I64) -> npt.NDArray[np.
     # An emulated fallocate truncates in a step of its own, and the kernel saw the size before it: a size
     # that was below the write's end already was cut by somebody else.
     cut = (final != NONE_SIZE) & (final < written_end) & (what.size_before[f] >= written_end)
-    lost = write_ended_first & cut
     f_applied, w_applied = what.t_applied[f], ops["t_applied"][w]
+    # Seen to cut while the size was set: then no later size matters, only that the write was there by then.
+    w_effect = np.where(w_applied != 0, w_applied, ops["t_end"][w])
+    seen_to_cut = acknowledged & (what.cut_to[f] < written_end) & (w_effect <= f_applied)
+    lost = (write_ended_first & cut) | seen_to_cut
     write_came_first = (w_applied <= f_applied) & write_ended_first & (final >= written_end)
     fallocate_came_first = f_applied <= ops["t_begin"][w]
     safe = (f_applied != 0) & (w_applied != 0) & (write_came_first | fallocate_came_first) & ~lost
