@@ -8,12 +8,12 @@ import contextlib
 import ctypes
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tracer.errors import UnsupportedError, UsageError
-from tracer.lab import children, loop, namespace
+from tracer.lab import children, loop, namespace, zfs
 
 MIB = 1 << 20
 
@@ -39,6 +39,8 @@ class Kind:
     mkfs: tuple[str, ...]
     minimum: int  # bytes: the least that its mkfs takes
     options: str = ""  # of mount(2)
+    on_device: Callable[[Path], contextlib.AbstractContextManager[str]] | None = None
+    """For what has no mkfs that takes a file: makes it on the disk, and gives the source for mount(2)."""
 
 
 KINDS = {
@@ -48,6 +50,12 @@ KINDS = {
     # noinit_itable: the lazy initialisation would write behind the back of the workload.
     "ext4": Kind(("mkfs.ext4", "-q", "-F", "-E", "nodiscard,lazy_itable_init=1"), 16 * MIB, "noinit_itable"),
     "btrfs": Kind(("mkfs.btrfs", "-q", "-f", "-K"), 128 * MIB),
+    "f2fs": Kind(("mkfs.f2fs", "-q", "-f", "-t", "0"), 64 * MIB),
+    "vfat": Kind(("mkfs.vfat", "-F", "32"), 64 * MIB),
+    # local and lock_nolock: without a cluster; the code paths of a node that holds all locks.
+    "ocfs2": Kind(("mkfs.ocfs2", "-q", "-F", "-M", "local", "-N", "1"), 256 * MIB),
+    "gfs2": Kind(("mkfs.gfs2", "-q", "-O", "-K", "-p", "lock_nolock", "-j", "1", "-J", "8"), 128 * MIB),
+    "zfs": Kind(("zpool",), 128 * MIB, on_device=zfs.pool),
 }
 """The file systems that can be made here."""
 
@@ -114,6 +122,8 @@ class Scratch:
     def new_file(self) -> Iterator[AnonymousFile]:
         """An empty file of mode 0600; its space is free again when the last descriptor of it is closed.
 
+        On ZFS its block size is that of a large file already: see `zfs.prime`.
+
         Raises `UsageError` where the directory takes no file.
         """
         try:
@@ -121,6 +131,8 @@ class Scratch:
         except OSError as error:
             raise loop.directory_error(self.path, error) from error
         try:
+            if self.fs == "zfs":
+                zfs.prime(descriptor)
             status = os.fstat(descriptor)
             path = Path(f"/proc/{os.getpid()}/fd/{descriptor}")
             yield AnonymousFile(descriptor, path, status.st_dev, status.st_ino)
@@ -163,24 +175,26 @@ def kind_of(fs: str, size: int) -> Kind:
 
 
 def make_file_system(kind: Kind, backing: int) -> None:
-    """Format the file that is open as `backing`. Raises `UnsupportedError`, `ChildError`."""
+    """Format the file that is open as `backing`, if that is done on a file. Raises `UnsupportedError`, `ChildError`."""
+    if kind.on_device is not None:
+        return
     children.run([*kind.mkfs, f"/proc/self/fd/{backing}"], pass_fds=(backing,))
 
 
 @contextlib.contextmanager
 def mounted(fs: str, kind: Kind, device: Path) -> Iterator[Scratch]:
     """Mount what is on `device`, until the block has ended and no file on it is open any more."""
-    try:
-        root = namespace.mount_detached(str(device), fs, flags=namespace.SAFE_FLAGS, data=kind.options)
-    except OSError as error:
-        raise UnsupportedError(
-            f"the kernel does not mount the {fs} that {kind.mkfs[0]} made ({error.strerror}): see "
-            "dmesg; use a mkfs of the kernel's age"
-        ) from error
-    try:
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(kind.on_device(device)) if kind.on_device is not None else str(device)
+        try:
+            root = namespace.mount_detached(source, fs, flags=namespace.SAFE_FLAGS, data=kind.options)
+        except OSError as error:
+            raise UnsupportedError(
+                f"the kernel does not mount the {fs} that {kind.mkfs[0]} made ({error.strerror}): see "
+                "dmesg; use a mkfs of the kernel's age"
+            ) from error
+        stack.callback(os.close, root)
         yield _scratch(root)
-    finally:
-        os.close(root)
 
 
 @contextlib.contextmanager

@@ -84,8 +84,9 @@ def wait_blocked(
 
 
 def _stack(task: Path) -> tuple[str, ...]:
-    with contextlib.suppress(OSError):
-        frames = [line.split()[-1].partition("+")[0] for line in (task / "stack").read_text().splitlines() if line]
+    with contextlib.suppress(OSError, IndexError):
+        # "[<0>] inode_dio_wait+0x79/0xb0", and "[xfs]" behind that if it is a module's.
+        frames = [line.split()[1].partition("+")[0] for line in (task / "stack").read_text().splitlines() if line]
         if frames:
             return tuple(frames)
     with contextlib.suppress(OSError):
