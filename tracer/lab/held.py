@@ -3,8 +3,8 @@
 nbdkit with a small plugin (`held_plugin.py`) serves the backing file, nbdfuse makes a file of it, and a loop device a
 disk. A write is held by how its payload begins: a test's writes carry a marker, the file system's own metadata passes.
 
-One write at a time: FUSE takes the inode lock for each write to nbdfuse's file (fuse_file_write_iter()), so every other
-write to the disk waits behind a held one. Reads pass.
+One request at a time: nbdfuse (libnbd 1.14) waits for the server's answer with its only handle locked (nbd_poll()), so
+every other request to the disk, reads too, waits behind a held one until it is released.
 
 Whatever happens, nothing stays held: releasing is part of leaving the context; the plugin gives up on a holder that is
 silent for some seconds (`held_plugin.LEASE`); nbdfuse and nbdkit die with the process, and a dead nbdfuse aborts its
@@ -166,6 +166,8 @@ class HeldDisk:
         try:
             while not self._stop:
                 if not poll.poll(_HEARTBEAT * 1000):
+                    if self._daemon.process.poll() is not None:
+                        break  # nbdkit would wait for the held write, and with our lease, for ever
                     self._control.send(b'{"alive": true}')
                     continue
                 packet = self._control.recv(65536)
@@ -174,6 +176,8 @@ class HeldDisk:
                 self._hear(json.loads(packet))
         except (OSError, ValueError):
             pass  # closed, by us or by a dying nbdkit
+        with contextlib.suppress(OSError):
+            self._control.shutdown(socket.SHUT_RDWR)
         with self._state:
             self._dead = True
             self._state.notify_all()

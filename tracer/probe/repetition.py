@@ -114,5 +114,5 @@ def _judge(tally: _Tally, layout: Layout, fs: str) -> Judgement:
         return Judgement(Verdict.INCONCLUSIVE, f"{course}; then a call failed: {os.strerror(tally.error)}")
     return Judgement(
         Verdict.INCONCLUSIVE,
-        f"{course}; that can find a race and never excludes it: where a {fs} can be made, `eofrace probe --fs {fs}` can",
+        f"{course}; that can find a race and never excludes it: `eofrace probe --fs {fs}` can, if it can be made here",
     )

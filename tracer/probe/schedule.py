@@ -100,14 +100,15 @@ def _compare(seen: Observation, file: AnonymousFile, data: bytes) -> None:
     """Size and content, read through the page cache, which a direct write has invalidated."""
     layout = seen.layout
     seen.size_found = file.size
-    found = _read(file, layout.write_offset, layout.write_length)
-    seen.wrong_bytes = int((found != np.frombuffer(data, np.uint8)).sum())
-    seen.stray_bytes = int((_read(file, 0, layout.fallocate_length) != 0).sum())
+    seen.wrong_bytes = _differing(file, layout.write_offset, data)
+    seen.stray_bytes = _differing(file, 0, bytes(min(layout.fallocate_length, seen.size_found)))
 
 
-def _read(file: AnonymousFile, offset: int, length: int) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-    """What is there, and zeroes for what is not."""
-    return np.frombuffer(os.pread(file.fd, length, offset).ljust(length, b"\0"), np.uint8)
+def _differing(file: AnonymousFile, offset: int, expected: bytes) -> int:
+    """Bytes of the file that are not as expected; what lies beyond its end is not."""
+    found = os.pread(file.fd, len(expected), offset)
+    same = np.frombuffer(found, np.uint8) == np.frombuffer(expected[: len(found)], np.uint8)
+    return len(expected) - int(same.sum())
 
 
 def _look(seen: Observation, ops: Operations, file: AnonymousFile) -> None:
