@@ -20,6 +20,7 @@ from typing import Any
 from tracer import taskstats, trials
 from tracer.errors import EofraceError, UnsupportedError
 from tracer.lab import children, loop, namespace, scratch
+from tracer.lab.held import held_scratch
 
 AS_ROOT = "run it as root (sudo) on the host"
 
@@ -109,6 +110,12 @@ def _look(where: Path, hooks: bool) -> Host:
         trial = functools.partial(_file_system, fs, where, mountable)
         facts.append(_try(name, trial, f"load it (modprobe {fs})", required=fs == "xfs"))
     facts += [
+        _try(
+            "held disk",
+            lambda: _held_disk(where, mountable),
+            "modprobe fuse; apt install nbdkit nbdkit-plugin-python libnbd-bin",
+            required=False,
+        ),
         _try("eBPF", trials.bpf, "use Linux 5.8 or later with CONFIG_BPF_SYSCALL and CONFIG_BPF_EVENTS"),
         _try("BTF", _btf, "use a kernel with CONFIG_DEBUG_INFO_BTF"),
         _try("bcc", _bcc, "apt install python3-bpfcc"),
@@ -205,6 +212,15 @@ def _file_system(fs: str, where: Path, mountable: bool) -> str:
     with scratch.loop_scratch(fs, kind.minimum, where) as made, made.new_file():
         took = time.monotonic() - begun
     return f"made and mounted in {took * 1000:.0f} ms ({_version(kind.mkfs[0])})"
+
+
+def _held_disk(where: Path, mountable: bool) -> str:
+    if not mountable:
+        raise _MissingError("cannot be mounted", "what is missing above")
+    begun = time.monotonic()
+    with held_scratch("ext4", scratch.KINDS["ext4"].minimum, where):
+        took = time.monotonic() - begun
+    return f"nbdkit, nbdfuse and loop, up in {took * 1000:.0f} ms"
 
 
 def _btf() -> str:
