@@ -11,6 +11,7 @@ from blockstack.aio import ENGINES
 from blockstack.errors import ImageError
 from blockstack.fallocate import BEHAVIOURS
 from blockstack.file_posix import FilePosix
+from blockstack.gate import Gate
 from blockstack.journal import Journal
 from blockstack.node import Buffer, Node
 from blockstack.settled import settled
@@ -107,11 +108,12 @@ async def open_disk(
     fallocate: str = "kernel",
     journal: Journal | None = None,
     stand_in: bool = False,
+    gate: Gate | None = None,
 ) -> AsyncIterator[Disk]:
     """Open an image; leaving the context waits for what is in flight, writes back and closes.
 
     `format` None looks at the content: qcow2 by its magic, else raw. `strategy` is a name or an instance, `direct`
-    means O_DIRECT, `fallocate` is `kernel` or `legacy-xfs`; `journal` and `stand_in` are the file node's.
+    means O_DIRECT, `fallocate` is `kernel` or `legacy-xfs`; `journal`, `stand_in` and `gate` are the file node's.
     Raises ImageError, OSError, ValueError for an unknown name.
     """
     if isinstance(strategy, str):
@@ -127,6 +129,7 @@ async def open_disk(
         fallocate=fallocate,
         journal=journal,
         stand_in=stand_in,
+        gate=gate,
     )
     node = await _open_format(Path(filename), file, format, read_only, depth=0)
     disk = Disk(node, file)

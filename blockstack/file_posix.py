@@ -15,6 +15,7 @@ from blockstack.buffers import BufferPool
 from blockstack.fallocate import BEHAVIOURS, FallocateBehaviour, FileCalls
 from blockstack.fallocate.calls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
 from blockstack.filesystem import is_xfs
+from blockstack.gate import Gate, Point
 from blockstack.journal import Journal, RequestFlag
 from blockstack.node import Buffer, Node
 from blockstack.requests import TrackedRequest
@@ -44,6 +45,7 @@ class FilePosix(Node):
         fallocate: str = "kernel",
         journal: Journal | None = None,
         stand_in: bool = False,
+        gate: Gate | None = None,
     ) -> None:
         """Open `path`. Raises OSError: ENOENT, EACCES, EINVAL where O_DIRECT is refused, EISDIR, ENOTSUP for no
         file.
@@ -73,9 +75,18 @@ class FilePosix(Node):
         self.growable = True
         self.strategy = strategy
         self._journal = journal
+        self._gate = gate
         self._buffers = BufferPool()
         self.linux_aio = stand_in or aio == "native"
         self._has_write_zeroes = self._has_discard = self._has_fallocate = True
+
+    async def pwrite_zeroes(
+        self, offset: int, length: int, *, unmap: bool = False, fallback: bool = True, metadata: bool = False
+    ) -> None:
+        """As any node's; a gate may keep it back."""
+        if self._gate is not None:
+            await self._gate.reached(Point.ZERO_WRITE)
+        await super().pwrite_zeroes(offset, length, unmap=unmap, fallback=fallback, metadata=metadata)
 
     async def _preadv(self, request: TrackedRequest, offset: int, length: int) -> bytes:
         parts = []
@@ -130,6 +141,8 @@ class FilePosix(Node):
 
     async def _try_fallocate(self, mode: int, offset: int, length: int, request: TrackedRequest) -> bool:
         """Whether the file system did it; False where it does not support the mode. Raises other OSErrors."""
+        if self._gate is not None:
+            await self._gate.reached(Point.FALLOCATE)
         try:
             await self._behaviour.fallocate(mode, offset, length, request.id)
         except OSError as error:

@@ -50,12 +50,14 @@ def judge(
     may_lose: bool,
     control: Judgement | None = None,
     control_exposed: int = 0,
+    enough: int = ENOUGH_CONFLICTS,
 ) -> Judgement:
     """The verdict on a cell.
 
     `is_control`: the cell is of the strategy `none`. `may_lose`: its control must lose data (legacy-xfs), not only be
     exposed. `control`: the verdict on the control of the same column, None for the control itself. `control_exposed`:
     how many pairs that one exposed; where it exposed only a few, a strategy that lets some through would look safe.
+    `enough`: how many conflicts it takes, fewer where the schedule is chosen.
     """
     read_back_wrong = counts.lost_bytes or counts.check_errors
     if counts.unaccounted and not read_back_wrong:
@@ -85,16 +87,16 @@ def judge(
         return Judgement(Verdict.INCONCLUSIVE, "the control shows no hazard, so the run proves nothing")
     if control is None or control.verdict not in (Verdict.UNSAFE, Verdict.CORRUPT):
         return Judgement(Verdict.INCONCLUSIVE, "the control of this column shows no hazard, so the run proves nothing")
-    if control_exposed < ENOUGH_CONFLICTS:
+    if control_exposed < enough:
         return Judgement(
             Verdict.INCONCLUSIVE,
-            f"the control of this column exposed only {control_exposed} pairs of the {ENOUGH_CONFLICTS} that it takes:"
+            f"the control of this column exposed only {control_exposed} pairs of the {enough} that it takes:"
             " raise --writes, or use another --dir",
         )
-    if counts.conflicts < ENOUGH_CONFLICTS:
+    if counts.conflicts < enough:
         return Judgement(
             Verdict.INCONCLUSIVE,
-            f"only {counts.conflicts} conflicts were exercised of the {ENOUGH_CONFLICTS} that it takes: raise --writes",
+            f"only {counts.conflicts} conflicts were exercised of the {enough} that it takes: raise --writes",
         )
     return Judgement(
         Verdict.CONFIRMED, f"{counts.conflicts} conflicts were exercised, none was exposed, nothing was lost"

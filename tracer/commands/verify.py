@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from blockstack.aio import ENGINES
 from blockstack.fallocate import BEHAVIOURS
 from blockstack.guest.stamp import MAX_WRITES
 from blockstack.strategies import STRATEGIES
-from tracer.errors import UnsupportedError
+from tracer.errors import UnsupportedError, UsageError
 
 DEFAULT_WRITES = 2000
 _MOST_WRITES = min(100_000, MAX_WRITES)
@@ -22,6 +23,7 @@ Examples:
   eofrace verify --strategy serialise --seed 7     one strategy (and its control), a run of yesterday again
   eofrace verify --evidence kernel --json -        JSON on stdout; refuse to do without eBPF
   eofrace verify --dir /mnt/images -o evidence     on a directory of yours; keep the traces
+  eofrace verify --held --fs ext4                  no luck involved: writes held in flight, in a chosen order
 
 \b
 Exit status: 0 every protecting strategy is confirmed, 1 one is unsafe or corrupt,
@@ -82,6 +84,12 @@ Exit status: 0 every protecting strategy is confirmed, 1 one is unsafe or corrup
     help="Put the images into this directory instead of a scratch file system.",
 )
 @click.option(
+    "--held",
+    is_flag=True,
+    help="Choose the schedule instead of hoping for it: a disk holds the write behind a zero-write in flight. "
+    "Needs root, nbdkit and FUSE.",
+)
+@click.option(
     "-o",
     "--output",
     "output",
@@ -103,6 +111,7 @@ def verify(
     cluster_size: str,
     evidence: str,
     directory: Path | None,
+    held: bool,
     output: Path | None,
     json_file: str | None,
     verbose: bool,
@@ -120,6 +129,8 @@ def verify(
 
     if aio is not None and aio not in ENGINES:
         raise UnsupportedError(f"aio={aio} is not in this version: use --aio {' or '.join(ENGINES)}")
+    if held:
+        _refuse_what_held_chooses()
     if json_file is not None:
         check_writable(json_file)
     if output is not None:
@@ -134,6 +145,14 @@ def verify(
         writes=writes,
         seed=secrets.randbelow(2**31) if seed is None else seed,
         cluster_size=int(cluster_size),
+        held=held,
     )
     session = Session(options, output, json_file, verbose=verbose, quiet=quiet)
     sys.exit(session.run())
+
+
+def _refuse_what_held_chooses() -> None:
+    context = click.get_current_context()
+    for name, option in (("directory", "--dir"), ("writes", "--writes"), ("cluster_size", "--cluster-size")):
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise UsageError(f"--held makes its own disk and writes: leave {option} out")

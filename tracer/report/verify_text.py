@@ -3,6 +3,7 @@
 import os
 
 from rich import box
+from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -16,7 +17,7 @@ from tracer.verify.matrix import Report
 WIDTH = 120
 """Columns that the table takes; a narrower terminal folds its lines."""
 
-_COLUMNS = (
+_ORDINARY = (
     ("strategy", 20),
     ("fallocate", 10),
     ("zero-\nwrites", 6),
@@ -30,24 +31,42 @@ _COLUMNS = (
     ("smallest\ngap", 10),
     ("verdict", 12),
 )
-"""Title and width of each column."""
+_HELD = (
+    ("strategy", 20),
+    ("fallocate", 10),
+    ("case", 14),
+    ("con-\nflicts", 6),
+    ("ex-\nposed", 5),
+    ("kernel-\nserial.", 7),
+    ("lost\nwrites", 6),
+    ("lost\nbytes", 8),
+    ("drop-\nped", 5),
+    ("wai-\nted", 5),
+    ("held", 9),
+    ("verdict", 12),
+)
+"""Title and width of each column; of a run on a held disk what is small is in the zero-writes, and what matters in the
+writes that were lost: of metadata no byte of the guest's is."""
+
+_LEFT = ("strategy", "fallocate", "case", "verdict")
 
 
 def print_report(report: Report, console: Console, *, verbose: bool) -> None:
     """Print the table, the sentences and the notes."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for index, (title, width) in enumerate(_COLUMNS):
-        left = index < 2 or index == len(_COLUMNS) - 1
-        table.add_column(title, justify="left" if left else "right", min_width=width, no_wrap=True, vertical="bottom")
-    for cell in report.cells:
-        table.add_row(*_row(cell), end_section=cell is _last_of_column(report, cell))
+    for title, width in _HELD if report.options.held else _ORDINARY:
+        justify: JustifyMethod = "left" if title in _LEFT else "right"
+        table.add_column(title, justify=justify, min_width=width, no_wrap=True, vertical="bottom")
+    for cell, following in zip(report.cells, [*report.cells[1:], None], strict=True):
+        end = following is None or (following.fallocate, following.case) != (cell.fallocate, cell.case)
+        table.add_row(*(_held_row(cell) if report.options.held else _row(cell)), end_section=end)
     console.print(table)
     for cell in report.cells:
         verdict = cell.judgement.verdict
         if verdict is Verdict.CONFIRMED and not verbose:
             continue
         role = " (the control, expected)" if cell.is_control and verdict in (Verdict.UNSAFE, Verdict.CORRUPT) else ""
-        line = Text(f"{cell.strategy} x {cell.fallocate}: ", style="bold")
+        line = Text(f"{cell.name}: ", style="bold")
         line.append(verdict.value, style=STYLES[verdict]).append(f"{role}: {cell.judgement.reason}.", style="not bold")
         console.print(line)
     if verbose:
@@ -63,7 +82,6 @@ def print_report(report: Report, console: Console, *, verbose: bool) -> None:
 
 def _row(cell: Cell) -> list[str | Text]:
     counts = cell.counts
-    verdict = cell.judgement.verdict
     return [
         cell.strategy,
         cell.fallocate,
@@ -76,18 +94,37 @@ def _row(cell: Cell) -> list[str | Text]:
         str(counts.dropped),
         str(cell.waits),
         _duration(cell.min_gap_ns),
-        Text(verdict.value, style=STYLES[verdict]),
+        _verdict(cell),
     ]
+
+
+def _held_row(cell: Cell) -> list[str | Text]:
+    counts = cell.counts
+    return [
+        cell.strategy,
+        cell.fallocate,
+        cell.case or "-",
+        str(counts.conflicts),
+        str(counts.exposed),
+        str(counts.kernel_serialised),
+        str(counts.lost),
+        str(counts.lost_bytes),
+        str(counts.dropped),
+        str(cell.waits),
+        "-" if cell.held_ms is None else f"{cell.held_ms:.1f} ms",
+        _verdict(cell),
+    ]
+
+
+def _verdict(cell: Cell) -> Text:
+    verdict = cell.judgement.verdict
+    return Text(verdict.value, style=STYLES[verdict])
 
 
 def _duration(nanoseconds: int | None) -> str:
     if nanoseconds is None:
         return "-"
     return f"{nanoseconds / 1000:.1f} us"
-
-
-def _last_of_column(report: Report, cell: Cell) -> Cell:
-    return [other for other in report.cells if other.fallocate == cell.fallocate][-1]
 
 
 def _conditions(report: Report) -> str:
@@ -97,6 +134,11 @@ def _conditions(report: Report) -> str:
     how = f"evidence: {first.evidence}"
     if first.evidence == "driver":
         how += " (the driver's own clock: the kernel was not watched; `eofrace doctor` says what it takes)"
+    if options.held:
+        return (
+            f"{first.fs} on a held disk, aio={first.aio}, kernel {report.kernel}; {how}; every schedule was chosen, and"
+            " each conflict is one pair of a zero-write and a write behind it in one order"
+        )
     return (
         f"{first.fs}, aio={first.aio}, kernel {report.kernel}; {how}; {options.writes} guest writes,"
         f" {options.depth} in flight, clusters of {options.cluster_size} bytes, seed {options.seed}"
@@ -120,9 +162,10 @@ def _print_details(report: Report, console: Console) -> None:
                 + (", ".join(f"{_thread(tid)} {spent / 1e6:.1f} ms" for tid, spent in waited.items()) or "none")
                 + f" ({len(cell.block_io_delay_ns)} threads)"
             )
+        parts += [f"{one.order}: {one.problem or one.course}" for one in cell.rounds]
         if cell.trace is not None:
             parts.append(f"trace: {printable(cell.trace)}")
-        console.print(Text(f"{cell.strategy} x {cell.fallocate}: " + "; ".join(parts)))
+        console.print(Text(f"{cell.name}: " + "; ".join(parts)))
     for hook, mechanism in report.mechanisms.items():
         console.print(Text(f"hook {hook}: {mechanism}"))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from blockstack.fallocate import RACY
 from blockstack.guest import Plan
@@ -14,6 +15,9 @@ from tracer.analysis.verdict import Counts, Judgement, judge
 from tracer.operations import Op, Operations
 from tracer.verify.ground import Ground
 from tracer.verify.play import Played, play
+
+if TYPE_CHECKING:
+    from tracer.verify.held.rounds import Round
 
 
 @dataclass(slots=True)
@@ -40,6 +44,14 @@ class Cell:
     qemu_img_check: dict[str, int] | None
     notes: list[str] = field(default_factory=list)
     trace: str | None = None
+    case: str | None = None  # of a run on a held disk
+    held_ms: float | None = None  # how long its writes were held, all in all; None: none was
+    rounds: "list[Round]" = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        return f"{self.strategy} x {self.fallocate}" + (f", {self.case}" if self.case else "")
 
     @property
     def is_control(self) -> bool:
@@ -68,7 +80,7 @@ def run_cell(
         exercised = len(conflicts)
     else:
         exercised = together(ops, control.pairs)
-    counts = _count(played, found.outcome.tolist(), exercised)
+    counts = count(played, found.outcome.tolist(), exercised)
     waits = ops[ops["op"] == Op.MARK_WAIT]
     readback = played.readback
     return Cell(
@@ -100,7 +112,8 @@ def run_cell(
     )
 
 
-def _count(played: Played, outcomes: list[int], conflicts: int) -> Counts:
+def count(played: Played, outcomes: list[int], conflicts: int) -> Counts:
+    """All counts of a cell; `outcomes` are those of its exposed pairs."""
     readback = played.readback
     worst = None if readback is None else readback.worst
     return Counts(

@@ -110,7 +110,7 @@ def _link(seen: Operations, journal: Journal) -> int:
             unknown += expected.pop(id(found), None) is None
         else:
             unknown += op["result"] >= 0
-    return len(expected) + unknown
+    return int(len(expected) + unknown)
 
 
 def _within(op: np.void, entry: Entry) -> bool:

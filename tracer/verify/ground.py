@@ -9,7 +9,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -95,18 +95,22 @@ def prepare(options: Options, plan: Plan) -> Iterator[Ground]:
         private = _private_namespace(options, notes)
         scratch, stand_in = _scratch(options, plan, private, notes, stack)
         _need_space(scratch.path, plan, options.directory or default_directory())
-        aio, direct = _engine(options, scratch, notes)
+        aio, direct = choose_engine(options, scratch, notes)
         probes = recorder = None
         if options.evidence != "driver" and private:
-            probes, recorder = _eyes(options, notes, stack)
-        ground = Ground(scratch, aio, direct, stand_in, probes, recorder, notes)
-        if recorder is not None and not _preflight(ground):
-            note = f"the hooks do not see direct writes on {scratch.fs} (tried)"
-            if options.evidence == "kernel":
-                raise UnsupportedError(f"{note}: use --fs xfs, or --evidence driver")
-            notes.append(note)
-            ground = Ground(scratch, aio, direct, stand_in, None, None, notes)
-        yield ground
+            probes, recorder = open_eyes(options, notes, stack)
+        yield checked(Ground(scratch, aio, direct, stand_in, probes, recorder, notes), options)
+
+
+def checked(ground: Ground, options: Options) -> Ground:
+    """`ground`, blind if its hooks see nothing of a trial run. Raises UnsupportedError, EofraceError."""
+    if ground.recorder is None or _preflight(ground):
+        return ground
+    note = f"the hooks do not see direct writes on {ground.scratch.fs} (tried)"
+    if options.evidence == "kernel":
+        raise UnsupportedError(f"{note}: use --fs xfs, or --evidence driver")
+    ground.notes.append(note)
+    return replace(ground, probes=None, recorder=None)
 
 
 def _private_namespace(options: Options, notes: list[str]) -> bool:
@@ -155,8 +159,13 @@ def _scratch(
 
 def _need_space(path: Path, plan: Plan, shown: Path) -> int:
     """Bytes free at `path`, shown as `shown`. Raises UnsupportedError if an image and its copy do not fit."""
+    return need_bytes(path, 2 * plan.bytes_allocated + _MARGIN, shown)
+
+
+def need_bytes(path: Path, needed: int, shown: Path) -> int:
+    """Bytes free at `path`, shown as `shown`. Raises UnsupportedError if they are fewer than `needed`."""
     status = os.statvfs(path)
-    free, needed = status.f_bavail * status.f_frsize, 2 * plan.bytes_allocated + _MARGIN
+    free = status.f_bavail * status.f_frsize
     if free < needed:
         raise UnsupportedError(
             f"{shown} has {free >> 20} MiB free and the run needs {needed >> 20} MiB: make room, set --dir or TMPDIR,"
@@ -165,7 +174,7 @@ def _need_space(path: Path, plan: Plan, shown: Path) -> int:
     return free
 
 
-def _engine(options: Options, scratch: Scratch, notes: list[str]) -> tuple[str, bool]:
+def choose_engine(options: Options, scratch: Scratch, notes: list[str]) -> tuple[str, bool]:
     """The AIO engine to use, and whether O_DIRECT works."""
     direct = True
     with scratch.new_file() as file:
@@ -203,9 +212,10 @@ def _aio_refused(path: Path) -> str | None:
     return asyncio.run(attempt())
 
 
-def _eyes(
+def open_eyes(
     options: Options, notes: list[str], stack: contextlib.ExitStack
 ) -> tuple[attach.Probes | None, Recorder | None]:
+    """Watch the kernel until `stack` is left; nothing where that cannot be had, with a note."""
     try:
         probes = stack.enter_context(attach.attach())
     except UnsupportedError as error:

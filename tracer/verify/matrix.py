@@ -40,7 +40,7 @@ class Progress:
     """Told while a run goes on."""
 
     started: Callable[[str, str, int, int], None]
-    """(strategy, fallocate, number of the cell from 1, cells in all)."""
+    """(strategy, fallocate and case, number of the cell from 1, cells in all)."""
     acknowledged: Callable[[int], None]
     """Guest writes acknowledged so far in this cell."""
     finished: Callable[[Cell], None]
@@ -66,11 +66,11 @@ def run(options: Options, progress: Progress) -> Report:
                 progress.finished(cell)
                 cell.ops = cell.ops[:0].copy()  # a long run would keep millions of them otherwise
         return Report(
-            options, os.uname().release, cells, ground.notes, cells[0].mechanisms, cells[0].gaps, _overall(cells)
+            options, os.uname().release, cells, ground.notes, cells[0].mechanisms, cells[0].gaps, overall(cells)
         )
 
 
-def _overall(cells: list[Cell]) -> Judgement:
+def overall(cells: list[Cell]) -> Judgement:
     """The worst of the protecting cells; inconclusive if a control shows nothing."""
     silent = [cell for cell in cells if cell.is_control and cell.judgement.verdict is Verdict.INCONCLUSIVE]
     protecting = [cell for cell in cells if not cell.is_control]
@@ -79,7 +79,7 @@ def _overall(cells: list[Cell]) -> Judgement:
         verdict = Verdict.INCONCLUSIVE
     if verdict is not Verdict.CONFIRMED:
         guilty = [cell for cell in (*protecting, *silent) if cell.judgement.verdict is verdict]
-        names = ", ".join(f"{cell.strategy} x {cell.fallocate}" for cell in guilty)
+        names = "; ".join(cell.name for cell in guilty)
         return Judgement(verdict, f"{verdict}: {names}")
     if not protecting:
         return Judgement(
@@ -113,6 +113,7 @@ def _cell_json(cell: Cell, kernel: str) -> dict[str, Any]:
         "fs": cell.fs,
         "aio": cell.aio,
         "fallocate": cell.fallocate,
+        "case": cell.case,
         "kernel": kernel,
         "evidence": cell.evidence,
         "guest_writes": cell.guest_writes,
@@ -130,10 +131,12 @@ def _cell_json(cell: Cell, kernel: str) -> dict[str, Any]:
         "corrupt_clusters": counts.corrupt_clusters,
         "waits": cell.waits,
         "min_gap_ns": cell.min_gap_ns,
+        "held_ms": cell.held_ms,
         "verdict": cell.judgement.verdict.value,
         "reason": cell.judgement.reason,
         "trace": cell.trace,
         "qemu_img_check": cell.qemu_img_check,
         "block_io_delay_ns": None if delay is None else {str(tid): spent for tid, spent in delay.items()},
         "notes": cell.notes,
+        "rounds": [one.to_json() for one in cell.rounds],
     }

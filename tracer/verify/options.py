@@ -22,3 +22,10 @@ class Options:
     seed: int
     cluster_size: int
     depth: int = DEPTH
+    held: bool = False
+    """On a held disk, by schedules that are chosen; `directory`, `writes`, `cluster_size` and `depth` play no part."""
+
+    @property
+    def steps(self) -> int:
+        """Steps of progress in a cell."""
+        return 1 if self.held else self.writes

@@ -2,14 +2,17 @@
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import blockstack
+from blockstack.gate import Gate
 from blockstack.guest import Damage, Oracle, Plan, run
 from blockstack.journal import Journal
 from blockstack.qcow2 import Qcow2
+from blockstack.qcow2.mapping import Mapping
 from blockstack.strategies import Strategy
 from tracer import interrupts
 from tracer.analysis.losses import lost_ranges
@@ -45,7 +48,7 @@ class Played:
 
 
 @dataclass(slots=True)
-class _Run:
+class Run:
     """What the driver leaves behind when it has closed the image."""
 
     oracle: Oracle
@@ -54,9 +57,12 @@ class _Run:
     note: str
 
 
+Drive = Callable[[AnonymousFile, Journal], Coroutine[Any, Any, Run]]
+"""Opens the image, works on it as a guest, and closes it."""
+
+
 def play(ground: "Ground", plan: Plan, strategy: Strategy, fallocate: str, progress: Callable[[int], None]) -> Played:
     """Play `plan` under `strategy`. A workload that fails is told in `failure`; a full disk raises UnsupportedError."""
-    journal = Journal()
     acknowledged = 0
 
     def count(number: int) -> None:
@@ -64,13 +70,27 @@ def play(ground: "Ground", plan: Plan, strategy: Strategy, fallocate: str, progr
         acknowledged = number
         progress(number)
 
+    async def drive(image: AnonymousFile, journal: Journal) -> Run:
+        before = delays()
+        async with opened(ground, image, strategy, fallocate, journal) as disk:
+            oracle = await run(disk, plan, journal=journal, progress=count)
+            return leave(disk, oracle, before)
+
+    played = play_image(ground, plan.size, plan.cluster_size, drive)
+    played.acknowledged = acknowledged
+    return played
+
+
+def play_image(ground: "Ground", size: int, cluster_size: int, drive: Drive) -> Played:
+    """Have `drive` work on a fresh image, watched, and read it back. Raises as `play`."""
+    journal = Journal()
     with ground.scratch.new_file() as image:
-        interrupts.run(blockstack.create(image.path, plan.size, cluster_size=plan.cluster_size))
+        interrupts.run(blockstack.create(image.path, size, cluster_size=cluster_size))
         if ground.probes is not None:
             ground.probes.watch_file(image.fd)
         run_result, failure = None, None
         try:
-            run_result = interrupts.run(_drive(ground, image, plan, strategy, fallocate, journal, count))
+            run_result = interrupts.run(drive(image, journal))
         except (OSError, blockstack.ImageError) as error:
             failure = _why(error)
         except ExceptionGroup as group:
@@ -81,7 +101,7 @@ def play(ground: "Ground", plan: Plan, strategy: Strategy, fallocate: str, progr
             evidence, dropped, unfinished = ground.gather(journal, image.dev, image.ino)
             if ground.probes is not None:
                 ground.probes.unwatch(image.dev, image.ino)
-        played = Played(evidence, dropped, unfinished, image.dev, image.ino, acknowledged, failure)
+        played = Played(evidence, dropped, unfinished, image.dev, image.ino, failure=failure)
         if run_result is not None:
             played.block_io_delay_ns = run_result.block_io_delay_ns
             if run_result.note:
@@ -90,17 +110,16 @@ def play(ground: "Ground", plan: Plan, strategy: Strategy, fallocate: str, progr
     return played
 
 
-async def _drive(
+def opened(
     ground: "Ground",
     image: AnonymousFile,
-    plan: Plan,
     strategy: Strategy,
     fallocate: str,
     journal: Journal,
-    progress: Callable[[int], None],
-) -> _Run:
-    before = _delays()
-    async with blockstack.open(
+    gate: Gate | None = None,
+) -> AbstractAsyncContextManager[blockstack.Disk]:
+    """The image under test, opened as the ground has it."""
+    return blockstack.open(
         image.path,
         "qcow2",
         aio=ground.aio,
@@ -109,20 +128,28 @@ async def _drive(
         fallocate=fallocate,
         journal=journal,
         stand_in=ground.stand_in,
-    ) as disk:
-        node = disk.node
-        assert isinstance(node, Qcow2)
-        oracle = await run(disk, plan, journal=journal, progress=progress)
-        after = _delays()  # before closing ends the worker threads
-        extents = node.mapping.extents()
-    return _Run(oracle, extents, after.since(before), after.note)
+        gate=gate,
+    )
 
 
-def _delays() -> BlockDelays:
+def leave(disk: blockstack.Disk, oracle: Oracle, before: BlockDelays) -> Run:
+    """What has to be known of the disk before closing it forgets the tables and ends the worker threads."""
+    after = delays()
+    return Run(oracle, mapping(disk).extents(), after.since(before), after.note)
+
+
+def mapping(disk: blockstack.Disk) -> Mapping:
+    """The tables of an image that was opened as qcow2."""
+    assert isinstance(disk.node, Qcow2)
+    return disk.node.mapping
+
+
+def delays() -> BlockDelays:
+    """What every thread has waited for block I/O so far."""
     return block_io_delay(int(name) for name in os.listdir("/proc/self/task"))
 
 
-def _read_back(ground: "Ground", image: AnonymousFile, run_result: _Run, played: Played) -> None:
+def _read_back(ground: "Ground", image: AnonymousFile, run_result: Run, played: Played) -> None:
     try:
         damage = interrupts.run(read_back(image.path, run_result.oracle, ground.aio, direct=ground.direct))
     except (OSError, blockstack.ImageError) as error:
@@ -139,7 +166,7 @@ def _read_back(ground: "Ground", image: AnonymousFile, run_result: _Run, played:
     played.lost_bytes_traced = predicted.bytes
 
 
-def _predicted_damage(played: Played, run_result: _Run) -> Damage:
+def _predicted_damage(played: Played, run_result: Run) -> Damage:
     """What the guest must have lost if the trace is right: data whose place in the file, or whose L2 entry, was cut
     off.
     """

@@ -18,6 +18,7 @@ from tracer.report.verify_text import WIDTH, print_report
 from tracer.trace_meta import TraceMeta
 from tracer.verify import matrix
 from tracer.verify.cell import Cell
+from tracer.verify.held import matrix as held_matrix
 from tracer.verify.options import Options
 
 
@@ -38,7 +39,8 @@ class Session:
         """Returns the exit status. Raises EofraceError."""
         self._host = host.facts_json()
         with self._progress() as progress:
-            report = matrix.run(self._options, progress)
+            run = held_matrix.run if self._options.held else matrix.run
+            report = run(self._options, progress)
         text = json.dumps(matrix.to_json(report, self._host), indent=1, allow_nan=False) + "\n"
         if self._output is not None:
             write_text(self._output / "verify.json", text)
@@ -67,12 +69,12 @@ class Session:
             task = bar.add_task("preparing", total=None)
 
             def started(strategy: str, fallocate: str, number: int, total: int) -> None:
-                writes = self._options.writes
+                steps = self._options.steps
                 bar.update(
                     task,
                     description=f"[{number}/{total}] {strategy} x {fallocate}".replace("[", r"\["),
-                    total=total * writes,
-                    completed=(number - 1) * writes,
+                    total=total * steps,
+                    completed=(number - 1) * steps,
                 )
 
             def acknowledged(_: int) -> None:
@@ -82,13 +84,14 @@ class Session:
 
     def _tell(self, cell: Cell) -> None:
         self._save(cell)
-        print(f"{cell.strategy} x {cell.fallocate}: {cell.judgement.verdict}", file=sys.stderr, flush=True)
+        print(f"{cell.name}: {cell.judgement.verdict}", file=sys.stderr, flush=True)
 
     def _save(self, cell: Cell) -> None:
         """Write the cell's trace, if traces are kept."""
         if self._output is None:
             return
-        path = self._output / f"{cell.strategy}-{cell.fallocate}.parquet"
+        words = [cell.strategy, cell.fallocate, *([cell.case] if cell.case else [])]
+        path = self._output / f"{'-'.join(words)}.parquet"
         meta = TraceMeta(
             host=self._host,
             mechanisms=cell.mechanisms,
@@ -96,7 +99,7 @@ class Session:
             dropped=cell.counts.dropped,
             unfinished=cell.counts.unfinished,
             command=tuple(sys.argv),
-            seed=self._options.seed,
+            seed=None if self._options.held else self._options.seed,
             strategy=cell.strategy,
             fs=cell.fs,
             aio=cell.aio,

@@ -65,3 +65,41 @@ MUTANTS: tuple[Strategy, ...] = (
     StretchesOneCluster(),
     WaitsButDoesNotHoldOff(),
 )
+
+
+class HoldsOffButDoesNotWait(Serialise):
+    """Holds new writes off while its own fallocate runs, and does not wait for those in flight."""
+
+    name = "mutant-holds-off-only"
+
+    async def order_post_eof_zero_write(self, request: TrackedRequest, file: FileFacts) -> None:
+        request.stretch(MAX_LENGTH)
+        request.make_serialising(file.request_alignment)
+
+
+class StretchesThirtyTwoClusters(Serialise):
+    """Serialises 2 MiB beyond its own end: as far as an ordinary guest has requests in flight."""
+
+    name = "mutant-stretches-32-clusters"
+
+    async def order_post_eof_zero_write(self, request: TrackedRequest, file: FileFacts) -> None:
+        request.stretch(request.end + 32 * CLUSTER)
+        request.make_serialising(file.request_alignment)
+        await file.tracker.wait_serialising(request)
+
+
+class WaitsOnce(Serialise):
+    """Waits for one conflicting request, and does not look whether another one has come meanwhile."""
+
+    name = "mutant-waits-once"
+
+    async def order_post_eof_zero_write(self, request: TrackedRequest, file: FileFacts) -> None:
+        request.stretch(MAX_LENGTH)
+        request.make_serialising(file.request_alignment)
+        other = file.tracker.conflicting(request)
+        if other is not None:
+            await file.tracker.wait_for(request, other)
+
+
+HELD_MUTANTS: tuple[Strategy, ...] = (*MUTANTS, HoldsOffButDoesNotWait(), StretchesThirtyTwoClusters(), WaitsOnce())
+"""Those and more, which only a schedule that is chosen tells from a right one for certain."""

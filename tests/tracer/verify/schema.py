@@ -11,6 +11,7 @@ CELL: dict[str, Any] = {
         "strategy", "fs", "aio", "fallocate", "kernel", "evidence", "guest_writes", "zero_writes",
         "post_eof_fallocates", "conflicts", "exposed", "kernel_serialised", "lost", "lost_events", "unfinished",
         "lost_bytes", "corrupt_clusters", "waits", "min_gap_ns", "verdict", "reason", "trace",
+        "case", "held_ms",
     ],
     "properties": {
         "strategy": {"enum": ["none", "serialise-xfs-native", "skip-zero-xfs", "no-alloc-space", "serialise"]},
@@ -30,6 +31,8 @@ CELL: dict[str, Any] = {
         "verdict": VERDICT,
         "reason": {"type": "string", "minLength": 1},
         "trace": {"type": ["string", "null"]},
+        "case": {"enum": ["data", "far", "l2-table", "refcount-block", None]},
+        "held_ms": {"type": ["number", "null"], "exclusiveMinimum": 0},
     },
 }  # fmt: skip
 
