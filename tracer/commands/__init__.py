@@ -28,6 +28,7 @@ SUBCOMMANDS = {
     "verify": "Show on this host which workaround keeps guest data safe.",
     "doctor": "Say what this host can trace and mount, and what to install or change.",
     "probe": "Find out whether this kernel's fallocate can cut off a write in flight.",
+    "vm": "Run any command under another kernel, in a dedicated VM.",
     "analyze": "Judge recorded traces by the hazard rules.",
 }
 """Name and one line of help, so that `eofrace --help` need not load them."""
