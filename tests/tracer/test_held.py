@@ -165,7 +165,7 @@ def test_a_killed_holder_leaves_nothing(number: signal.Signals) -> None:
     assert holder.stdout is not None
     daemon = int(holder.stdout.readline())
     os.kill(holder.pid, number)
-    holder.wait(LIMIT)  # SIGKILL: it waits for its own write, which the plugin fails when its lease is over
+    holder.wait(LIMIT)  # SIGKILL: it waits for its own write, which the plugin fails when it sees that
     holder.stdin.close()
     holder.stdout.close()
     until(lambda: not Path(f"/proc/{daemon}").exists())

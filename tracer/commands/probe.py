@@ -9,6 +9,8 @@ from pathlib import Path
 
 import click
 
+from tracer.probe.observation import DEFAULT_MODES, MODES
+
 _EPILOG = """\b
 Examples:
   eofrace probe                          XFS, ext4 and btrfs, every mode of fallocate
@@ -36,6 +38,13 @@ On a directory nothing but a race can be proved: without one it is 3."""
     type=click.Path(path_type=Path),
     help="Probe the file system of this directory, by repetition: no write can be held there.",
 )
+@click.option(
+    "--mode",
+    "modes",
+    multiple=True,
+    type=click.Choice(list(MODES)),
+    help="Mode of fallocate; may be repeated.  [default: plain, zero-range, keep-size]",
+)
 @click.option("--tries", type=click.IntRange(1, 1000), default=3, show_default=True, help="Tries for each mode.")
 @click.option("--json", "json_file", metavar="FILE", help="Write the result as JSON; - is stdout.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the order of events and the kernel stacks, too.")
@@ -43,6 +52,7 @@ On a directory nothing but a race can be proved: without one it is 3."""
 def probe(
     file_systems: Sequence[str],
     directory: Path | None,
+    modes: Sequence[str],
     tries: int,
     json_file: str | None,
     verbose: bool,
@@ -67,7 +77,11 @@ def probe(
         check_writable(json_file)
     with _progress(quiet) as progress:
         report = run.probe(
-            tuple(dict.fromkeys(file_systems)) or run.FILE_SYSTEMS, tries=tries, directory=directory, progress=progress
+            tuple(dict.fromkeys(file_systems)) or run.FILE_SYSTEMS,
+            modes=tuple(dict.fromkeys(modes)) or DEFAULT_MODES,
+            tries=tries,
+            directory=directory,
+            progress=progress,
         )
     if not quiet:
         print_report(report, os.uname().release, wide(WIDTH, stderr=json_file == "-"), verbose=verbose)

@@ -7,8 +7,8 @@ One request at a time: nbdfuse (libnbd 1.14) waits for the server's answer with 
 every other request to the disk, reads too, waits behind a held one until it is released.
 
 Whatever happens, nothing stays held: releasing is part of leaving the context; the plugin gives up on a holder that is
-silent for some seconds (`held_plugin.LEASE`); nbdfuse and nbdkit die with the process, and a dead nbdfuse aborts its
-connection, which fails everything in flight with EIO (fuse_abort_conn()).
+dying (`held_plugin`); nbdfuse and nbdkit die with the process, and a dead nbdfuse aborts its connection, which fails
+everything in flight with EIO (fuse_abort_conn()).
 
 nbdfuse mounts in a mount namespace of its own, whose root we see as /proc/PID/root: no mount point is made, and nobody
 else sees it.
@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tracer.errors import EofraceError, UnsupportedError
+from tracer.errors import EofraceError, Status, UnsupportedError
 from tracer.lab import children, loop, namespace, scratch
 from tracer.lab.scratch import Scratch
 
@@ -38,8 +38,8 @@ LOOP_SET_DIRECT_IO = 0x4C08
 """linux/loop.h, 4.10: without it loop writes page by page through the page cache of nbdfuse's file."""
 
 _PLUGIN = Path(__file__).with_name("held_plugin.py")
-_HEARTBEAT = 0.5
-_ANSWER_SECONDS = 10.0
+_LOOK = 0.5
+_ANSWER_SECONDS = 60.0
 _START_SECONDS = 30.0  # some tenths of one, but for an emulated machine
 _STOP_SECONDS = 5.0
 _HIGH = 64  # descriptors that libnbd and nbdkit do not use for themselves
@@ -47,6 +47,8 @@ _HIGH = 64  # descriptors that libnbd and nbdkit do not use for themselves
 
 class HeldDiskError(EofraceError):
     """The held disk does not work (any more). Whatever was measured on it means nothing."""
+
+    status = Status.INCONCLUSIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +167,9 @@ class HeldDisk:
         poll.register(self._control, select.POLLIN)
         try:
             while not self._stop:
-                if not poll.poll(_HEARTBEAT * 1000):
+                if not poll.poll(_LOOK * 1000):
                     if self._daemon.process.poll() is not None:
-                        break  # nbdkit would wait for the held write, and with our lease, for ever
-                    self._control.send(b'{"alive": true}')
+                        break  # nbdkit waits for the held write, which nobody wants any more
                     continue
                 packet = self._control.recv(65536)
                 if not packet:
@@ -249,7 +250,7 @@ class _Daemon:
         serve = ["nbdkit", "--exit-with-parent", "--log=stderr", "python", str(_PLUGIN)]
         mount = ["unshare", "--mount", "--propagation", "private", "--"]
         mount += [children.find("nbdfuse"), place, "["]
-        words = [*mount, *serve, f"image={image}", f"control={theirs}", "]"]
+        words = [*mount, *serve, f"image={image}", f"control={theirs}", f"holder={os.getpid()}", "]"]
         self._path = f"root{place}"
         try:
             self.process = subprocess.Popen(

@@ -1,36 +1,41 @@
 """nbdkit plugin: a disk on which chosen writes stay in flight until somebody lets them go (`tracer.lab.held`).
 
 Loaded by nbdkit's own Python, so it imports nothing of eofrace. Parameters: `image`, `control`: descriptors that nbdkit
-inherits, of the backing file and of a SOCK_SEQPACKET socket that carries one JSON object a packet.
+inherits, of the backing file and of a SOCK_SEQPACKET socket that carries one JSON object a packet; `holder`: the pid of
+who has its other end.
 
 | to the plugin | means |
 |---|---|
 | {"hold": rule, "prefix": hex, "length": bytes or null, "limit": n or null} | hold writes that begin so |
 | {"drop": rule} | hold no more by this rule, and release what it holds |
 | {"release": write, "error": errno} | let one go: done if errno is 0, failed otherwise |
-| {"alive": true} | somebody is there |
 
-Each but the last is answered by {"done": true}. A write that is held is told as {"held": write, "rule": its rule,
+Each is answered by {"done": true}. A write that is held is told as {"held": write, "rule": its rule,
 "offset": bytes, "length": bytes}.
 
-Nothing stays held for a dead holder: when nothing was heard for LEASE seconds, or the socket is closed, every held
-write fails with EIO and no other is held. (A process killed by SIGKILL waits in exit_aio() for its own writes before it
-closes a socket, so that the lease is what frees it.)
+Nothing stays held for a dead holder: when the socket is closed, or the holder is seen to be dying, every held write
+fails with EIO and no other is held. (A process killed by SIGKILL waits in exit_aio() for its own writes before it
+closes a socket: it is dying for as long as we hold them.)
 """
 
+import builtins
 import contextlib
 import errno
 import json
 import os
 import socket
 import threading
+import time
 from typing import Any
 
 import nbdkit  # type: ignore[import-not-found]  # there is one inside nbdkit alone
 
 API_VERSION = 2
-LEASE = 4.0
-"""Seconds of silence after which the holder is taken for dead."""
+LOOK = 0.25
+"""Seconds between two looks at the holder, while something is held."""
+
+_PF_EXITING = 0x4  # linux/sched.h; set by do_exit() before exit_mm()
+_SIGKILL = 1 << 8
 
 _parameters: dict[str, int] = {}
 _state = threading.Condition()
@@ -57,6 +62,7 @@ def after_fork() -> None:
     global _control
     _control = socket.socket(fileno=_parameters["control"])
     threading.Thread(target=_listen, args=(_control,), daemon=True).start()
+    threading.Thread(target=_watch, daemon=True).start()
 
 
 def open(readonly: bool) -> int:
@@ -107,6 +113,7 @@ def _wait(view: memoryview, offset: int) -> int:
             return 0
         write = next(_numbers)
         _held[write] = rule
+        _state.notify_all()
         _tell(_control, {"held": write, "rule": rule, "offset": offset, "length": len(view)})
         _state.wait_for(lambda: write in _verdicts)
         del _held[write]
@@ -122,24 +129,49 @@ def _match(view: memoryview) -> int | None:
 
 
 def _listen(control: socket.socket) -> None:
-    control.settimeout(LEASE)
     try:
         while packet := control.recv(65536):
             message = json.loads(packet)
-            if "alive" not in message:
-                with _state:
-                    _obey(message)
-                    _state.notify_all()
-                _tell(control, {"done": True})
-    except OSError:  # TimeoutError is one
+            with _state:
+                _obey(message)
+                _state.notify_all()
+            _tell(control, {"done": True})
+    except OSError:
         pass
     finally:
-        global _over
+        _give_up()
+
+
+def _watch() -> None:
+    while not _over:
         with _state:
-            _over = True
-            _rules.clear()
-            _verdicts.update(dict.fromkeys(_held, errno.EIO))
-            _state.notify_all()
+            _state.wait_for(lambda: _over or _held)
+        if _dying(_parameters["holder"]):
+            _give_up()
+        time.sleep(LOOK)
+
+
+def _dying(pid: int) -> bool:
+    """Whether the process is on its way out, or would be if it did not wait for us."""
+    try:
+        with builtins.open(f"/proc/{pid}/stat", "rb") as stat:
+            fields = stat.read().rpartition(b")")[2].split()
+        if fields[0] in b"ZX" or int(fields[6]) & _PF_EXITING:
+            return True
+        with builtins.open(f"/proc/{pid}/status", "rb") as status:
+            pending = [line.split()[1] for line in status if line.startswith((b"SigPnd:", b"ShdPnd:"))]
+    except (OSError, IndexError):
+        return True
+    return any(int(mask, 16) & _SIGKILL for mask in pending)
+
+
+def _give_up() -> None:
+    global _over
+    with _state:
+        _over = True
+        _rules.clear()
+        _verdicts.update(dict.fromkeys(_held, errno.EIO))
+        _state.notify_all()
 
 
 def _obey(message: dict[str, Any]) -> None:

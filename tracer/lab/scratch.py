@@ -39,8 +39,11 @@ class Kind:
     mkfs: tuple[str, ...]
     minimum: int  # bytes: the least that its mkfs takes
     options: str = ""  # of mount(2)
+    named: bool = False  # its mkfs wants a device with a name: a file without one does not do
     on_device: Callable[[Path], contextlib.AbstractContextManager[str]] | None = None
     """For what has no mkfs that takes a file: makes it on the disk, and gives the source for mount(2)."""
+    prime: Callable[[int], None] | None = None
+    """What an empty file (descriptor) needs so that a direct write to it goes to the disk by itself."""
 
 
 KINDS = {
@@ -53,9 +56,9 @@ KINDS = {
     "f2fs": Kind(("mkfs.f2fs", "-q", "-f", "-t", "0"), 64 * MIB),
     "vfat": Kind(("mkfs.vfat", "-F", "32"), 64 * MIB),
     # local and lock_nolock: without a cluster; the code paths of a node that holds all locks.
-    "ocfs2": Kind(("mkfs.ocfs2", "-q", "-F", "-M", "local", "-N", "1"), 256 * MIB),
-    "gfs2": Kind(("mkfs.gfs2", "-q", "-O", "-K", "-p", "lock_nolock", "-j", "1", "-J", "8"), 128 * MIB),
-    "zfs": Kind(("zpool",), 128 * MIB, on_device=zfs.pool),
+    "ocfs2": Kind(("mkfs.ocfs2", "-q", "-F", "-M", "local", "-N", "1"), 256 * MIB, named=True),
+    "gfs2": Kind(("mkfs.gfs2", "-q", "-O", "-K", "-p", "lock_nolock", "-j", "1", "-J", "8"), 128 * MIB, named=True),
+    "zfs": Kind(("zpool",), 128 * MIB, on_device=zfs.pool, prime=zfs.prime),
 }
 """The file systems that can be made here."""
 
@@ -176,7 +179,7 @@ def kind_of(fs: str, size: int) -> Kind:
 
 def make_file_system(kind: Kind, backing: int) -> None:
     """Format the file that is open as `backing`, if that is done on a file. Raises `UnsupportedError`, `ChildError`."""
-    if kind.on_device is not None:
+    if kind.named or kind.on_device is not None:
         return
     children.run([*kind.mkfs, f"/proc/self/fd/{backing}"], pass_fds=(backing,))
 
@@ -185,6 +188,8 @@ def make_file_system(kind: Kind, backing: int) -> None:
 def mounted(fs: str, kind: Kind, device: Path) -> Iterator[Scratch]:
     """Mount what is on `device`, until the block has ended and no file on it is open any more."""
     with contextlib.ExitStack() as stack:
+        if kind.named:
+            children.run([*kind.mkfs, str(device)])
         source = stack.enter_context(kind.on_device(device)) if kind.on_device is not None else str(device)
         try:
             root = namespace.mount_detached(source, fs, flags=namespace.SAFE_FLAGS, data=kind.options)

@@ -52,7 +52,7 @@ def judge(seen: Observation) -> Judgement:
                 f"fallocate waited in {seen.fallocate.place} for the disk, not for the write: {well}, by chance maybe",
             )
         return Judgement(Verdict.SAFE, f"{_course(seen)}; {well}")
-    if seen.mode == "keep-size":
+    if not seen.sets_size:
         return Judgement(Verdict.SAFE, f"{_course(seen)}, and sets no size; {well}")
     return Judgement(
         Verdict.INCONCLUSIVE,

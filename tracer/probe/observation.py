@@ -5,10 +5,20 @@ from dataclasses import dataclass, field
 from tracer.lab.waiting import Waiting
 
 FALLOC_FL_KEEP_SIZE = 0x01
+FALLOC_FL_PUNCH_HOLE = 0x02
 FALLOC_FL_ZERO_RANGE = 0x10
 
-MODES = {"plain": 0, "zero-range": FALLOC_FL_ZERO_RANGE, "keep-size": FALLOC_FL_KEEP_SIZE}
+MODES = {
+    "plain": 0,
+    "zero-range": FALLOC_FL_ZERO_RANGE,
+    "keep-size": FALLOC_FL_KEEP_SIZE,
+    "punch-hole": FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+    "zero-range-keep-size": FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
+}
 """Modes of fallocate(2) by the names of the report."""
+
+DEFAULT_MODES = ("plain", "zero-range", "keep-size")
+"""The ways to allocate; the other two free something, at or behind EOF, where there is nothing to free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +66,11 @@ class Observation:
     stray_bytes: int = 0  # of what fallocate zeroed, on reading back
     events: list[Event] = field(default_factory=list)
     failure: str | None = None  # why the try did not come to an end
+
+    @property
+    def sets_size(self) -> bool:
+        """Whether this mode of fallocate may change i_size at all."""
+        return not MODES[self.mode] & FALLOC_FL_KEEP_SIZE
 
     @property
     def lost(self) -> bool:

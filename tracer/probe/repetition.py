@@ -7,7 +7,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,12 +34,14 @@ class _Tally:
     error: int = 0  # errno that ended it
 
 
-def repeat(directory: Path, tries: int, progress: Callable[[str, str, int, int], None]) -> list[Result]:
-    """Every mode on the file system of `directory`, `tries` x ROUNDS rounds. Raises UsageError, UnsupportedError."""
+def repeat(
+    directory: Path, modes: Sequence[str], tries: int, progress: Callable[[str, str, int, int], None]
+) -> list[Result]:
+    """`modes` on the file system of `directory`, `tries` x ROUNDS rounds. Raises UsageError, UnsupportedError."""
     layout = Layout()
     results = []
     with directory_scratch(directory) as scratch:
-        for mode in MODES:
+        for mode in modes:
             tally = _Tally()
             for number in range(1, tries + 1):
                 progress(scratch.fs, mode, number, tries)

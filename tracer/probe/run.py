@@ -12,7 +12,7 @@ from tracer.lab.held import HeldDisk, held_scratch
 from tracer.lab.namespace import enter_private_namespace
 from tracer.lab.scratch import default_directory
 from tracer.probe.judge import Judgement, Verdict, judge
-from tracer.probe.observation import MODES, Layout
+from tracer.probe.observation import DEFAULT_MODES, Layout
 from tracer.probe.repetition import repeat
 from tracer.probe.result import Report, Result, of_tries
 from tracer.probe.schedule import Eyes, observe
@@ -29,18 +29,19 @@ Progress = Callable[[str, str, int, int], None]
 def probe(
     file_systems: Sequence[str] = FILE_SYSTEMS,
     *,
+    modes: Sequence[str] = DEFAULT_MODES,
     tries: int = DEFAULT_TRIES,
     directory: Path | None = None,
     progress: Progress = lambda *_: None,
 ) -> Report:
-    """Probe `file_systems`, each in turn; or with `directory` the one that this lies on, by repetition.
+    """Probe `modes` of fallocate on each of `file_systems`; or with `directory` on the one it lies on, by repetition.
 
     A file system that cannot be mounted here is reported as unsupported. Raises `UnsupportedError` where nothing can be
     mounted, `UsageError` for an unknown file system or a bad directory.
     """
     notes: list[str] = []
     if directory is not None:
-        return Report(repeat(directory, tries, progress), notes, {})
+        return Report(repeat(directory, modes, tries, progress), notes, {})
     for fs in file_systems:
         scratch.kind_of(fs, scratch.KINDS[fs].minimum if fs in scratch.KINDS else 0)
     enter_private_namespace()
@@ -51,9 +52,9 @@ def probe(
         with _eyes(notes) as eyes:
             for fs, disk in disks.items():
                 if isinstance(disk, HeldDisk):
-                    results += [_try(fs, mode, disk, tries, eyes, progress) for mode in MODES]
+                    results += [_try(fs, mode, disk, tries, eyes, progress) for mode in modes]
                 else:
-                    results += [Result(fs, mode, "held", Judgement(Verdict.UNSUPPORTED, disk)) for mode in MODES]
+                    results += [Result(fs, mode, "held", Judgement(Verdict.UNSUPPORTED, disk)) for mode in modes]
             mechanisms = dict(eyes.probes.mechanisms) if eyes is not None else {}
     return Report(results, notes, mechanisms)
 

@@ -13,7 +13,7 @@ import numpy as np
 from tracer.attach import Probes
 from tracer.lab import waiting
 from tracer.lab.held import HeldDisk, Hold
-from tracer.lab.scratch import AnonymousFile
+from tracer.lab.scratch import KINDS, AnonymousFile
 from tracer.operations import WRITES, Op, Operations
 from tracer.probe.observation import MODES, Event, Layout, Observation
 from tracer.probe.workers import AioWrite, Fallocate, Worker
@@ -37,6 +37,9 @@ def observe(disk: HeldDisk, mode: str, layout: Layout, eyes: Eyes | None) -> Obs
     marker = disk.marker()
     data = marker + os.urandom(layout.write_length - len(marker))
     with disk.scratch.new_file() as file, disk.hold(marker) as hold:
+        prime = KINDS[disk.scratch.fs].prime
+        if prime is not None:
+            prime(file.fd)
         if eyes is not None:
             eyes.probes.watch_file(file.fd)
         write = AioWrite(file.path, data, layout.write_offset)
