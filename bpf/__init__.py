@@ -22,16 +22,18 @@ PROGRAM = (
     "applied.c",
     "direct_write.c",
     "io_uring.c",
-    "fallocate_kprobe.c",
-    "direct_write_kprobe.c",
     "syscalls.c",
 )
-"""The files of the program, in the order in which they build on each other."""
+"""The files that every host's program has, in the order in which they build on each other.
+
+The others come behind them: `X_function.c`, what a function of the kernel tells, and `X_kprobe.c` or
+`X_kfunc.c`, how it is attached to that function.
+"""
 
 
-def source(*names: str) -> str:
-    """The C text of the named files (all of `PROGRAM` without a name), one translation unit.
+def source(*more: str) -> str:
+    """The C text of `PROGRAM` and the files `more`, one translation unit.
 
     #line directives make the compiler name the file that a message is about. Raises `FileNotFoundError`.
     """
-    return "".join(f'#line 1 "bpf/{name}"\n{(_HERE / name).read_text()}\n' for name in names or PROGRAM)
+    return "".join(f'#line 1 "bpf/{name}"\n{(_HERE / name).read_text()}\n' for name in (*PROGRAM, *more))

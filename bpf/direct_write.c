@@ -8,7 +8,8 @@
  * What a write is, and where, is known at iomap_dio_rw_begin; it ends at
  * iomap_dio_complete, after i_size was raised and inode_dio_end() called.
  *
- * The three iomap tracepoints are there since 3fd41721cd5c (v6.6).
+ * The three iomap tracepoints are there since 3fd41721cd5c (v6.6); without them the
+ * same is done by direct_write_function.c (BY_FUNCTION).
  */
 
 /* struct iocb of linux/aio_abi.h: offsets in bytes, and the two opcodes that write. */
@@ -25,8 +26,8 @@ int on_xfs_end_io_direct_write(struct bpf_raw_tracepoint_args *ctx)
 	u32 slot = applied_slot(inode, offset);
 	struct applied *entry = applied.lookup(&slot);
 
-	if (!entry)
-		return 0;
+	if (!entry || (s64)ctx->args[2] <= 0)
+		return 0;	/* an attempt that wrote nothing */
 	entry->inode = inode;
 	entry->offset = offset;
 	entry->when = bpf_ktime_get_ns();
@@ -158,7 +159,7 @@ static inline void begin_in_submission(u64 kiocb, struct write *w)
 	if (!w->op.seq_begin)
 		w->op.seq_begin = take_numbers(1);
 	if (s && s->kind == w->op.op) {
-		if (w->op.op == OP_AIO_WRITE && !BY_KPROBE)
+		if (w->op.op == OP_AIO_WRITE && !BY_FUNCTION)
 			end_failed(s->kiocb, s->kiocb_seq, NONE_RESULT);
 		s->kiocb = kiocb;
 		s->kiocb_seq = w->op.seq_begin;
@@ -211,6 +212,7 @@ static inline void begin_write(u64 kiocb, u64 iter)
 		count_drop(DROP_MAP);
 }
 
+#if !BY_FUNCTION
 int on_iomap_dio_rw_begin(struct bpf_raw_tracepoint_args *ctx)
 {
 	begin_write(ctx->args[0], ctx->args[1]);
@@ -236,6 +238,7 @@ int on_iomap_dio_rw_queued(struct bpf_raw_tracepoint_args *ctx)
 		end_write(kiocb, w, w->tried);
 	return 0;
 }
+#endif
 
 /*
  * Whether the file system may yet do more for this kiocb: try again after -EAGAIN or
@@ -272,11 +275,13 @@ static inline void complete_write(u64 kiocb, s64 result)
 		end_write(kiocb, w, result);
 }
 
+#if !BY_FUNCTION
 int on_iomap_dio_complete(struct bpf_raw_tracepoint_args *ctx)
 {
 	complete_write(ctx->args[0], ctx->args[2]);
 	return 0;
 }
+#endif
 
 /*
  * io_submit(2), io_uring_enter(2): n writes may follow, on any files. The entry of a
@@ -354,9 +359,9 @@ static inline void submit_exit(s64 submitted)
 
 	if (!s)
 		return;
-	/* An io_uring write may go on in a worker; kprobes see every end of an AIO write, but not what was queued. */
+	/* An io_uring write may go on in a worker; the functions show every end of an AIO write, but not what was queued. */
 	if (s->kind == OP_AIO_WRITE) {
-		if (!BY_KPROBE)
+		if (!BY_FUNCTION)
 			end_failed(s->kiocb, s->kiocb_seq, NONE_RESULT);
 		find_bypassing(s, submitted);
 	}

@@ -59,7 +59,7 @@ struct call {
 	u64 kiocb;		/* address of the struct kiocb begun in it; 0: none */
 	u64 kiocb_seq;		/* its seq_begin */
 	u8 kind;		/* OP_FALLOCATE, OP_TRUNCATE; OP_DIRECT_WRITE: any write */
-	u8 by_kprobe;		/* 1: begun and ended by fallocate_kprobe.c */
+	u8 by_function;		/* 1: begun by fallocate_function.c */
 	u8 space;		/* 1: XFS has begun to allocate or free blocks for it */
 	u8 sizing;		/* 1: XFS has begun to set the size for it */
 };
@@ -133,6 +133,10 @@ BPF_RINGBUF_OUTPUT(ring, RING_PAGES);			/* struct operation, finished */
 	_value; })
 
 #define SYSCALL_ARG(regs, n)	FIELD(u64, regs, OFF_pt_regs_arg##n)
+
+/* Of a kprobe's or kretprobe's struct pt_regs *ctx: an argument of the function, its result. */
+#define KPROBE_ARG(n)		(*(u64 *)((char *)ctx + OFF_pt_regs_carg##n))
+#define KPROBE_RESULT		(*(s64 *)((char *)ctx + OFF_pt_regs_ret))
 
 /*
  * *p += n, returning the old value, in one atomic step. BPF has had that since

@@ -9,6 +9,8 @@
  * in xfs_file_fallocate() before v6.13). See applied.c.
  */
 
+#define XFS_SUPER_MAGIC	0x58465342	/* linux/magic.h */
+
 /*
  * Watch the file that this call names, if the thread asked for that. The kernel
  * looks up its own names for the file, which stat(2) does not always tell: a
@@ -29,13 +31,21 @@ static inline int learn(u64 file)
 	return 1;
 }
 
+static inline int is_xfs(u64 inode)
+{
+	return FIELD(u64, FIELD(u64, inode, OFF_inode_i_sb), OFF_super_block_s_magic) == XFS_SUPER_MAGIC;
+}
+
 static inline void fallocate_enter(u64 regs)
 {
+	u64 file = file_of(SYSCALL_ARG(regs, 0));
 	struct call call = {};
 
-	if (learn(file_of(SYSCALL_ARG(regs, 0))))
+	if (learn(file))
 		return;
-	if (begin_on_file(&call, file_of(SYSCALL_ARG(regs, 0)), OP_FALLOCATE))
+	if (FALLOCATE_BY_FUNCTION && file && is_xfs(FIELD(u64, file, OFF_file_f_inode)))
+		return;		/* begins in fallocate_function.c */
+	if (begin_on_file(&call, file, OP_FALLOCATE))
 		return;
 	call.op.flags = SYSCALL_ARG(regs, 1);
 	call.op.offset = SYSCALL_ARG(regs, 2);

@@ -44,7 +44,7 @@ static inline void call_exit(s64 result)
 	u64 id = bpf_get_current_pid_tgid();
 	struct call *call = calls.lookup(&id);
 
-	if (!call || call->by_kprobe)
+	if (!call)
 		return;
 	if (call->kind == OP_DIRECT_WRITE)
 		write_exit(call, result);

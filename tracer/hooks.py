@@ -1,0 +1,201 @@
+"""Which hooks there are, which mechanism each gets on this kernel, and what the programs have to know of it.
+
+| hook | preferred | otherwise |
+|---|---|---|
+| system calls | raw tracepoints sys_enter, sys_exit | - |
+| a direct write begins, ends | raw tracepoints iomap_dio_* (3fd41721cd5c, v6.6) | kprobes on the functions |
+| xfs_file_fallocate by others than the system call | kprobe and kretprobe | kfunc (fentry, fexit); a gap |
+| a change took effect | raw tracepoints of XFS | a gap: t_applied 0, or the completion's time |
+| a write goes to an io_uring worker | raw tracepoint io_uring_queue_async_work (of v6.0) | a gap |
+
+A kprobe comes before a kfunc because it also attaches to functions of modules, which bcc 0.26 cannot name to the
+kernel for a kfunc, and XFS is a module on most hosts. A raw tracepoint exists, with the arguments that the program
+expects, if BTF says so.
+"""
+
+import enum
+import mmap
+import os
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tracer import btf
+from tracer.errors import UnsupportedError
+
+
+class Mechanism(enum.StrEnum):
+    """How to attach where there is a choice."""
+
+    AUTO = "auto"
+    """The best that the kernel has, as the table says."""
+    KPROBE = "kprobe"
+    """Functions, by kprobe and kretprobe: direct writes, and XFS' fallocate, that of the system call too."""
+    KFUNC = "kfunc"
+    """The same functions, by fentry and fexit, as far as the kernel allows."""
+    TRACEPOINT = "tracepoint"
+    """Tracepoints and system calls only."""
+
+
+_SYSCALLS = (
+    *("write", "writev", "pwrite64", "pwritev", "pwritev2"),
+    *("ftruncate", "fallocate", "io_submit", "io_uring_enter"),
+)
+_CALLBACKS = ("aio_complete_rw", "io_complete_rw", "io_complete_rw_iopoll")
+_MACHINES: dict[str, tuple[tuple[int, ...], dict[str, str]]] = {
+    # Numbers of _SYSCALLS; where pt_regs has a system call's and a function's arguments, and its result.
+    "x86_64": (
+        (1, 20, 18, 296, 328, 77, 285, 209, 426),
+        {"arg": "di si dx r10", "carg": "di si dx cx", "ret": "ax", "nr": "orig_ax"},
+    ),
+}
+
+_MEMBERS = (
+    *("file.f_flags", "file.f_inode", "file.f_pos"),
+    *("inode.i_ino", "inode.i_sb", "inode.i_size", "super_block.s_dev", "super_block.s_magic"),
+    *("task_struct.files", "files_struct.fdt", "fdtable.fd", "fdtable.max_fds"),
+    *("kiocb.ki_filp", "kiocb.ki_pos", "kiocb.ki_flags", "kiocb.ki_complete"),
+    *("iov_iter.count", "iov_iter.data_source"),
+)
+_OPTIONAL = (
+    *("aio_kiocb.ki_res.data", "io_kiocb.cqe.user_data", "io_kiocb.cmd", "io_kiocb.file"),
+    *("xfs_inode.i_vnode", "iomap_dio.iocb"),
+)
+
+# Raw tracepoint: what its leading arguments must point to, and what is lost without it. An end comes before its
+# begin, so that what begins is always seen to end.
+DIRECT = {
+    "iomap_dio_complete": ("kiocb", ""),
+    "iomap_dio_rw_queued": ("inode",),
+    "iomap_dio_rw_begin": ("kiocb", "iov_iter"),
+}
+EXTRA = {
+    "xfs_end_io_direct_write": (("xfs_inode", ""), "t_applied of a write is the time of its completion"),
+    "xfs_alloc_file_space": (("xfs_inode",), "no t_applied of a fallocate"),
+    "xfs_zero_file_space": (("xfs_inode",), "no t_applied of a zero-range fallocate"),
+    "xfs_free_file_space": (("xfs_inode",), "no t_applied of a hole punched"),
+    "xfs_setattr": (("xfs_inode",), "no t_applied and no size_applied of a size set"),
+    "xfs_zero_eof": (("xfs_inode",), "size_applied does not show a write that a size set waited for"),
+    "xfs_itruncate_extents_start": (("xfs_inode",), "t_applied of a truncation is earlier than its last wait"),
+    "io_uring_queue_async_work": (("io_kiocb",), "an io_uring write done by a worker begins late"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A program on a function of the kernel."""
+
+    function: str
+    program: str
+    returns: bool = False
+
+
+DIRECT_FUNCTIONS = (
+    Probe("iomap_dio_complete", "on_iomap_dio_complete_return", returns=True),
+    Probe("iomap_dio_complete", "on_iomap_dio_complete_enter"),
+    Probe("aio_complete_rw", "on_complete_rw"),
+    Probe("io_complete_rw", "on_complete_rw"),
+    Probe("__iomap_dio_rw", "on___iomap_dio_rw"),
+)
+FALLOCATE_FUNCTIONS = (
+    Probe("xfs_file_fallocate", "on_xfs_file_fallocate_return", returns=True),
+    Probe("xfs_file_fallocate", "on_xfs_file_fallocate"),
+)
+_KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is compiled and tried."""
+
+    direct: Mechanism
+    """Never AUTO."""
+    why: str
+    """Why direct writes are not seen by a better mechanism; empty if they are."""
+    fallocate: Mechanism
+    """KPROBE, KFUNC, or TRACEPOINT: only the system call."""
+    forced: bool
+    """Fallocates of XFS are seen by `fallocate` alone, and it must attach."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files of `bpf/` that it needs beside the common ones."""
+        parts = (("direct_write", self.direct), ("fallocate", self.fallocate))
+        return tuple(
+            f"{name}_{kind}.c"
+            for name, mechanism in parts
+            if mechanism is not Mechanism.TRACEPOINT
+            for kind in ("function", mechanism.value)
+        )
+
+
+def plan(info: btf.Btf, mechanism: Mechanism) -> Plan:
+    """What to attach on this kernel. Raises `UnsupportedError` where `mechanism` is not possible."""
+    has_tracepoints = all(fits(info, name, arguments) for name, arguments in DIRECT.items())
+    lacking = "no iomap_dio tracepoints before Linux 6.6"
+    no_kprobes = None if _KPROBE_PMU.exists() else "kprobes are not compiled into this kernel (CONFIG_KPROBES)"
+    match mechanism:
+        case Mechanism.TRACEPOINT:
+            if not has_tracepoints:
+                raise UnsupportedError(f"direct writes cannot be traced by tracepoint: {lacking}: use kprobe or auto")
+            return Plan(Mechanism.TRACEPOINT, "", Mechanism.TRACEPOINT, forced=True)
+        case Mechanism.KPROBE:
+            if no_kprobes:
+                raise UnsupportedError(
+                    f"cannot trace by kprobe: {no_kprobes}: use a kernel with it, as in `eofrace vm`"
+                )
+            return Plan(Mechanism.KPROBE, "as asked for", Mechanism.KPROBE, forced=True)
+        case Mechanism.KFUNC:
+            # The kernels with the tracepoints are those that take a kfunc on the seven arguments of __iomap_dio_rw().
+            if has_tracepoints:
+                return Plan(Mechanism.KFUNC, "as asked for", Mechanism.KFUNC, forced=True)
+            why = f"{lacking}, nor kfuncs on a function of seven arguments"
+            return Plan(Mechanism.KPROBE, why, Mechanism.KFUNC, forced=True)
+    if not has_tracepoints and no_kprobes:
+        raise UnsupportedError(
+            f"direct writes cannot be traced: {lacking}, and {no_kprobes}: use a kernel with either of them"
+        )
+    fallocate = Mechanism.KFUNC if no_kprobes else Mechanism.KPROBE
+    direct = Mechanism.TRACEPOINT if has_tracepoints else Mechanism.KPROBE
+    return Plan(direct, "" if has_tracepoints else lacking, fallocate, forced=False)
+
+
+def fits(info: btf.Btf, name: str, arguments: tuple[str, ...]) -> bool:
+    """Whether the kernel has that raw tracepoint, with arguments that begin with these."""
+    found = info.tracepoint(name)
+    return found is not None and found[: len(arguments)] == arguments
+
+
+def macros(info: btf.Btf, chosen: Plan, *, ring_bytes: int, record_bytes: int) -> dict[str, int]:
+    """What the C files want to know of this host."""
+    machine = platform.machine()
+    if machine not in _MACHINES:
+        raise UnsupportedError(f"tracing on {machine} is not supported: use {' or '.join(_MACHINES)}")
+    numbers, registers = _MACHINES[machine]
+    found = btf.offsets(info, _MEMBERS) | {path: info.offset(path) or 0 for path in _OPTIONAL}
+    values = {f"OFF_{path.replace('.', '_')}": offset for path, offset in found.items()}
+    for macro, names in registers.items():
+        places = list(btf.offsets(info, [f"pt_regs.{name}" for name in names.split()]).values())
+        for i, place in enumerate(places):
+            values[f"OFF_pt_regs_{macro}{i if macro.endswith('arg') else ''}"] = place
+    values |= {f"NR_{name}": number for name, number in zip(_SYSCALLS, numbers, strict=True)}
+    values |= {f"SYM_{name}": address for name, address in _addresses(_CALLBACKS).items()}
+    values["RING_PAGES"] = ring_bytes // mmap.PAGESIZE
+    return values | {
+        "PAGE_SIZE": mmap.PAGESIZE,
+        "RECORD_BYTES": record_bytes,
+        "BY_FUNCTION": int(chosen.direct is not Mechanism.TRACEPOINT),
+        "FALLOCATE_BY_FUNCTION": int(chosen.forced and chosen.fallocate is not Mechanism.TRACEPOINT),
+        "OPEN_O_DIRECT": os.O_DIRECT,
+    }
+
+
+def _addresses(names: tuple[str, ...]) -> dict[str, int]:
+    """Kernel addresses of functions; 0 where /proc/kallsyms does not tell."""
+    try:
+        symbols = Path("/proc/kallsyms").read_bytes()
+    except OSError:
+        symbols = b""
+    found = {name: re.search(rb"^([0-9a-f]+) [tT] %s$" % name.encode(), symbols, re.M) for name in names}
+    return {name: int(match[1], 16) if match else 0 for name, match in found.items()}
