@@ -17,7 +17,7 @@ from tracer.errors import UnsupportedError, UsageError
 from tracer.lab import waiting
 from tracer.lab.held import HeldDisk, HeldDiskError, held_scratch
 from tracer.lab.scratch import default_directory
-from tracer.probe.workers import AioWrite
+from tracer.probe.workers import AioWrite, opened_direct
 
 pytestmark = pytest.mark.root
 
@@ -38,9 +38,9 @@ def payload(marker: bytes, length: int = 65536) -> bytes:
 
 def test_a_marked_write_stays_in_flight_until_it_is_released(disk: HeldDisk) -> None:
     marker = disk.marker()
-    with disk.scratch.new_file() as file, disk.hold(marker) as hold:
+    with disk.scratch.new_file() as file, opened_direct(file.path) as direct, disk.hold(marker) as hold:
         data = payload(marker)
-        write = AioWrite(file.path, data, 131072)
+        write = AioWrite(direct, data, 131072)
         write.start()
         assert hold.wait(LIMIT)
         assert hold.writes[0].length == len(data)
@@ -53,8 +53,8 @@ def test_a_marked_write_stays_in_flight_until_it_is_released(disk: HeldDisk) -> 
 
 
 def test_what_carries_no_marker_passes(disk: HeldDisk) -> None:
-    with disk.scratch.new_file() as file, disk.hold(disk.marker()) as hold:
-        write = AioWrite(file.path, os.urandom(65536), 0)
+    with disk.scratch.new_file() as file, opened_direct(file.path) as direct, disk.hold(disk.marker()) as hold:
+        write = AioWrite(direct, os.urandom(65536), 0)
         write.start()
         write.join(LIMIT)
         assert write.error == 0
@@ -63,8 +63,14 @@ def test_what_carries_no_marker_passes(disk: HeldDisk) -> None:
 
 def test_other_writes_wait_behind_a_held_one_and_are_not_lost(disk: HeldDisk) -> None:
     marker, data = disk.marker(), os.urandom(65536)
-    with disk.scratch.new_file() as other, disk.scratch.new_file() as file, disk.hold(marker) as hold:
-        writes = [AioWrite(file.path, payload(marker), 0), AioWrite(other.path, data, 0)]
+    with (
+        disk.scratch.new_file() as other,
+        opened_direct(other.path) as behind,
+        disk.scratch.new_file() as file,
+        opened_direct(file.path) as direct,
+        disk.hold(marker) as hold,
+    ):
+        writes = [AioWrite(direct, payload(marker), 0), AioWrite(behind, data, 0)]
         writes[0].start()
         assert hold.wait(LIMIT)
         writes[1].start()
@@ -78,8 +84,8 @@ def test_other_writes_wait_behind_a_held_one_and_are_not_lost(disk: HeldDisk) ->
 
 def test_one_that_is_failed_is_an_error_to_its_writer(disk: HeldDisk) -> None:
     marker = disk.marker()
-    with disk.scratch.new_file() as file, disk.hold(marker) as hold:
-        write = AioWrite(file.path, payload(marker), 0)
+    with disk.scratch.new_file() as file, opened_direct(file.path) as direct, disk.hold(marker) as hold:
+        write = AioWrite(direct, payload(marker), 0)
         write.start()
         assert hold.wait(LIMIT)
         hold.fail()
@@ -88,9 +94,13 @@ def test_one_that_is_failed_is_an_error_to_its_writer(disk: HeldDisk) -> None:
 
 
 def test_length_and_limit_choose_among_those_with_the_prefix(disk: HeldDisk) -> None:
-    with disk.scratch.new_file() as file, disk.hold(bytes(4096), length=8192, limit=1) as hold:
+    with (
+        disk.scratch.new_file() as file,
+        opened_direct(file.path) as direct,
+        disk.hold(bytes(4096), length=8192, limit=1) as hold,
+    ):
         for length, offset in ((4096, 0), (8192, 65536), (8192, 131072)):
-            write = AioWrite(file.path, bytes(length), offset)
+            write = AioWrite(direct, bytes(length), offset)
             write.start()
             if offset == 65536:
                 assert hold.wait(LIMIT)
@@ -102,8 +112,8 @@ def test_length_and_limit_choose_among_those_with_the_prefix(disk: HeldDisk) -> 
 
 def test_leaving_the_block_by_an_exception_releases(disk: HeldDisk) -> None:
     marker = disk.marker()
-    with disk.scratch.new_file() as file:
-        write = AioWrite(file.path, payload(marker), 0)
+    with disk.scratch.new_file() as file, opened_direct(file.path) as direct:
+        write = AioWrite(direct, payload(marker), 0)
         with contextlib.suppress(ZeroDivisionError), disk.hold(marker) as hold:
             write.start()
             assert hold.wait(LIMIT)
@@ -115,8 +125,8 @@ def test_leaving_the_block_by_an_exception_releases(disk: HeldDisk) -> None:
 def test_a_dead_daemon_means_an_error_and_no_hang() -> None:
     with held_scratch("xfs", SIZE, default_directory()) as disk:
         marker = disk.marker()
-        with disk.scratch.new_file() as file, disk.hold(marker) as hold:
-            write = AioWrite(file.path, payload(marker), 0)
+        with disk.scratch.new_file() as file, opened_direct(file.path) as direct, disk.hold(marker) as hold:
+            write = AioWrite(direct, payload(marker), 0)
             write.start()
             assert hold.wait(LIMIT)
             os.kill(disk.pids[0], signal.SIGKILL)
@@ -131,6 +141,7 @@ def test_a_stopped_server_is_reported(disk: HeldDisk, monkeypatch: pytest.Monkey
     children = Path(f"/proc/{disk.pids[0]}/task/{disk.pids[0]}/children").read_text().split()
     for pid in children:
         os.kill(int(pid), signal.SIGSTOP)
+        until(lambda pid=pid: "T (stopped)" in Path(f"/proc/{pid}/status").read_text())
     try:
         with pytest.raises(HeldDiskError, match="does not answer"), disk.hold(disk.marker()):
             pass
@@ -143,11 +154,11 @@ HOLDER = """
 import os, sys
 from tracer.lab.held import held_scratch
 from tracer.lab.scratch import default_directory
-from tracer.probe.workers import AioWrite
+from tracer.probe.workers import AioWrite, opened_direct
 with held_scratch("xfs", 320 << 20, default_directory()) as disk:
     marker = disk.marker()
-    with disk.scratch.new_file() as file, disk.hold(marker) as hold:
-        write = AioWrite(file.path, marker * 4096, 0)
+    with disk.scratch.new_file() as file, opened_direct(file.path) as direct, disk.hold(marker) as hold:
+        write = AioWrite(direct, marker * 4096, 0)
         write.start()
         assert hold.wait(30)
         print(disk.pids[0], flush=True)

@@ -16,7 +16,7 @@ from tracer.lab.scratch import AnonymousFile, directory_scratch
 from tracer.probe.judge import UNSUPPORTED, Judgement, Verdict
 from tracer.probe.observation import MODES, Layout
 from tracer.probe.result import Result
-from tracer.probe.workers import AioWrite, Fallocate
+from tracer.probe.workers import AioWrite, Fallocate, opened_direct
 
 ROUNDS = 100
 """Rounds of one try. On a racy XFS 23 to 33 of 100 lost data (platform.md)."""
@@ -46,8 +46,8 @@ def repeat(
             for number in range(1, tries + 1):
                 progress(scratch.fs, mode, number, tries)
                 for _ in range(ROUNDS):
-                    with scratch.new_file() as file:
-                        _round(file, MODES[mode], layout, tally)
+                    with scratch.new_file() as file, opened_direct(file.path) as direct:
+                        _round(file, direct, MODES[mode], layout, tally)
                     if tally.error:
                         break
             results.append(
@@ -67,7 +67,7 @@ def repeat(
     return results
 
 
-def _round(file: AnonymousFile, mode: int, layout: Layout, tally: _Tally) -> None:
+def _round(file: AnonymousFile, direct: int, mode: int, layout: Layout, tally: _Tally) -> None:
     both = threading.Barrier(2)
     late = random.uniform(-_SPREAD, _SPREAD)
 
@@ -81,8 +81,8 @@ def _round(file: AnonymousFile, mode: int, layout: Layout, tally: _Tally) -> Non
         return wait
 
     data = os.urandom(layout.write_length)
-    write = AioWrite(file.path, data, layout.write_offset, ready(max(late, 0)))
-    fallocate = Fallocate(file.path, mode, layout.fallocate_length, ready(max(-late, 0)))
+    write = AioWrite(direct, data, layout.write_offset, ready(max(late, 0)))
+    fallocate = Fallocate(file.fd, mode, layout.fallocate_length, ready(max(-late, 0)))
     for worker in (write, fallocate):
         worker.start()
     for worker in (write, fallocate):

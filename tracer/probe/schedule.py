@@ -16,7 +16,7 @@ from tracer.lab.held import HeldDisk, Hold
 from tracer.lab.scratch import KINDS, AnonymousFile
 from tracer.operations import WRITES, Op, Operations
 from tracer.probe.observation import MODES, Event, Layout, Observation
-from tracer.probe.workers import AioWrite, Fallocate, Worker
+from tracer.probe.workers import AioWrite, Fallocate, Worker, opened_direct
 from tracer.recorder import Recorder
 
 SECONDS = 20.0
@@ -36,14 +36,14 @@ def observe(disk: HeldDisk, mode: str, layout: Layout, eyes: Eyes | None) -> Obs
     seen = Observation(mode, layout)
     marker = disk.marker()
     data = marker + os.urandom(layout.write_length - len(marker))
-    with disk.scratch.new_file() as file, disk.hold(marker) as hold:
+    with disk.scratch.new_file() as file, opened_direct(file.path) as direct, disk.hold(marker) as hold:
         prime = KINDS[disk.scratch.fs].prime
         if prime is not None:
             prime(file.fd)
         if eyes is not None:
             eyes.probes.watch_file(file.fd)
-        write = AioWrite(file.path, data, layout.write_offset)
-        fallocate = Fallocate(file.path, MODES[mode], layout.fallocate_length)
+        write = AioWrite(direct, data, layout.write_offset)
+        fallocate = Fallocate(file.fd, MODES[mode], layout.fallocate_length)
         try:
             _choose(seen, file, write, fallocate, hold)
             _compare(seen, file, data)

@@ -50,20 +50,16 @@ class LegacyFallocate(Fallocate):
     """fallocate(2) in the order of XFS before 5.5: the size is sampled, writes are waited for, the size is set."""
 
     def _operate(self) -> None:
-        fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            self.t_begin = time.monotonic_ns()
-            new_size = max(os.fstat(fd).st_size, self._length)
-            # KEEP_SIZE loses nothing, and waits for the write on a healthy kernel (inode_dio_wait, the inode lock).
-            libc = ctypes.CDLL(None, use_errno=True)
-            libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-            if libc.fallocate(fd, self._mode | FALLOC_FL_KEEP_SIZE, 0, self._length) != 0:
-                raise OSError(ctypes.get_errno(), "fallocate")
-            if not self._mode & FALLOC_FL_KEEP_SIZE:
-                os.ftruncate(fd, new_size)
-            self.t_end = time.monotonic_ns()
-        finally:
-            os.close(fd)
+        self.t_begin = time.monotonic_ns()
+        new_size = max(os.fstat(self._fd).st_size, self._length)
+        # KEEP_SIZE loses nothing, and waits for the write on a healthy kernel (inode_dio_wait, the inode lock).
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+        if libc.fallocate(self._fd, self._mode | FALLOC_FL_KEEP_SIZE, 0, self._length) != 0:
+            raise OSError(ctypes.get_errno(), "fallocate")
+        if not self._mode & FALLOC_FL_KEEP_SIZE:
+            os.ftruncate(self._fd, new_size)
+        self.t_end = time.monotonic_ns()
 
 
 @pytest.mark.root
@@ -152,13 +148,11 @@ def test_a_directory_is_probed_by_repetition_which_excludes_nothing(tmp_path: Pa
 def test_repetition_finds_a_race(monkeypatch: pytest.MonkeyPatch) -> None:
     class SlowLegacy(LegacyFallocate):
         def _operate(self) -> None:
-            fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
             self._ready()
-            size = max(os.fstat(fd).st_size, self._length)
+            size = max(os.fstat(self._fd).st_size, self._length)
             time.sleep(0.02)
-            os.ftruncate(fd, size)
+            os.ftruncate(self._fd, size)
             self.t_begin = self.t_end = time.monotonic_ns()
-            os.close(fd)
 
     monkeypatch.setattr("tracer.probe.repetition.Fallocate", SlowLegacy)
     monkeypatch.setattr("tracer.probe.repetition.ROUNDS", 20)

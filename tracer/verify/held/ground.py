@@ -9,7 +9,7 @@ from tracer.lab import waiting
 from tracer.lab.held import HeldDisk, held_scratch
 from tracer.lab.namespace import enter_private_namespace
 from tracer.lab.scratch import default_directory
-from tracer.probe.workers import AioWrite
+from tracer.probe.workers import AioWrite, opened_direct
 from tracer.verify import ground
 from tracer.verify.ground import Ground
 from tracer.verify.options import Options
@@ -56,8 +56,8 @@ def _asynchronous(options: Options, disk: HeldDisk, notes: list[str]) -> str:
     and with it whoever is to issue the other operation.
     """
     marker = disk.marker()
-    with disk.scratch.new_file() as file, disk.hold(marker) as hold:
-        write = AioWrite(file.path, marker.ljust(_LENGTH, b"e"), _LENGTH)
+    with disk.scratch.new_file() as file, opened_direct(file.path) as direct, disk.hold(marker) as hold:
+        write = AioWrite(direct, marker.ljust(_LENGTH, b"e"), _LENGTH)
         write.start()
         try:
             if not hold.wait(_SECONDS):
