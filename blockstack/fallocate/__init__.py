@@ -6,6 +6,7 @@ from typing import Protocol
 from blockstack.fallocate.calls import FileCalls
 from blockstack.fallocate.kernel import KernelFallocate
 from blockstack.fallocate.legacy_xfs import LegacyXfsFallocate
+from blockstack.fallocate.no_zero_range import NoZeroRange
 
 
 class FallocateBehaviour(Protocol):
@@ -30,10 +31,23 @@ class FallocateBehaviour(Protocol):
 BEHAVIOURS: dict[str, Callable[[FileCalls], "FallocateBehaviour"]] = {
     "kernel": KernelFallocate,
     "legacy-xfs": LegacyXfsFallocate,
+    "no-zero-range": NoZeroRange,
 }
 """Constructors by the name `--fallocate` takes; the argument is the file's system calls."""
+
+DEFAULT = ("kernel", "legacy-xfs")
+"""What is run unless somebody asks for another one."""
 
 RACY = frozenset({"legacy-xfs"})
 """Behaviours that lose data on every kernel, unless the driver keeps the operations apart."""
 
-__all__ = ["BEHAVIOURS", "RACY", "FallocateBehaviour", "FileCalls", "KernelFallocate", "LegacyXfsFallocate"]
+__all__ = [
+    "BEHAVIOURS",
+    "DEFAULT",
+    "RACY",
+    "FallocateBehaviour",
+    "FileCalls",
+    "KernelFallocate",
+    "LegacyXfsFallocate",
+    "NoZeroRange",
+]

@@ -9,10 +9,11 @@ import click
 from click.core import ParameterSource
 
 from blockstack.aio import ENGINES
-from blockstack.fallocate import BEHAVIOURS
+from blockstack.fallocate import BEHAVIOURS, DEFAULT
 from blockstack.guest.stamp import MAX_WRITES
 from blockstack.strategies import STRATEGIES
 from tracer.errors import UnsupportedError, UsageError
+from tracer.lab.scratch import KINDS
 
 DEFAULT_WRITES = 2000
 _MOST_WRITES = min(100_000, MAX_WRITES)
@@ -40,7 +41,7 @@ Exit status: 0 every protecting strategy is confirmed, 1 one is unsafe or corrup
 )
 @click.option(
     "--fs",
-    type=click.Choice(["xfs", "ext4", "btrfs"]),
+    type=click.Choice(list(KINDS)),
     help="File system of the scratch.  [default: xfs, or what --dir lies on]",
 )
 @click.option(
@@ -53,7 +54,8 @@ Exit status: 0 every protecting strategy is confirmed, 1 one is unsafe or corrup
     "fallocates",
     multiple=True,
     type=click.Choice(list(BEHAVIOURS)),
-    help="As this kernel does it, or as XFS did before 5.5; may be repeated.  [default: both]",
+    help="As this kernel does it, as XFS did before 5.5, or without ZERO_RANGE; may be repeated.  [default: the first"
+    " two]",
 )
 @click.option(
     "--writes",
@@ -137,7 +139,7 @@ def verify(
         make_directory(output)
     options = Options(
         strategies=tuple(STRATEGIES[name] for name in dict.fromkeys(strategies or STRATEGIES)),
-        fallocates=tuple(dict.fromkeys(fallocates or BEHAVIOURS)),
+        fallocates=tuple(dict.fromkeys(fallocates or DEFAULT)),
         fs=fs,
         aio=aio,
         evidence=evidence,
