@@ -5,13 +5,14 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 
 from tracer.errors import UnsupportedError
 from tracer.report.escape import printable
 from tracer.vm import kvm, machine
 from tracer.vm.image import Kernel
 from tracer.vm.inner import Inner
-from tracer.vm.machine import Machine, MachineError, Sink
+from tracer.vm.machine import MachineError, Sink
 
 Note = Callable[[str], None]
 
@@ -32,6 +33,10 @@ def run(kernel: Kernel, inner: Inner, options: Options, note: Note) -> int:
     Raises `MachineError`, `UnsupportedError`.
     """
     accelerated = bool(kvm.prove(kernel).works)
+    extras = [_extra(name) for name in options.extras]
+    for extra in extras:
+        # What takes minutes is done before there is a VM to wait for it.
+        extra.prepare(kernel, note)
     note(f"booting {printable(kernel.name)} ({kernel.release}) with {'KVM' if accelerated else 'emulation (TCG)'}")
     try:
         with machine.boot(
@@ -39,8 +44,8 @@ def run(kernel: Kernel, inner: Inner, options: Options, note: Note) -> int:
         ) as guest:
             note(f"up in {guest.boot_seconds:.0f} s")
             environment = _terminal()
-            for name in options.extras:
-                environment |= _provide(name, guest, note)
+            for extra in extras:
+                environment |= extra.provide(guest, note)
             done = guest.eofrace(
                 inner.arguments,
                 timeout=options.timeout,
@@ -57,17 +62,16 @@ def run(kernel: Kernel, inner: Inner, options: Options, note: Note) -> int:
         raise
 
 
-def _provide(name: str, guest: Machine, note: Note) -> dict[str, str]:
-    """Add to the running guest what `--with` asks for: the module tracer.vm.NAME does it.
+def _extra(name: str) -> ModuleType:
+    """What `--with NAME` adds: the module tracer.vm.NAME.
 
-    Its function `provide(guest, note)` gives the environment that a command then needs. Raises `UnsupportedError`.
+    Its function `prepare(kernel, note)` makes it; `provide(guest, note)` adds it to the running guest and gives the
+    environment that a command then needs. Raises `UnsupportedError`.
     """
     try:
-        module = importlib.import_module(f"tracer.vm.{name}")
+        return importlib.import_module(f"tracer.vm.{name}")
     except ModuleNotFoundError as error:
         raise UnsupportedError(f"--with {name} is not in this version: leave it out") from error
-    environment: dict[str, str] = module.provide(guest, note)
-    return environment
 
 
 def _writer(descriptor: int) -> Sink:
