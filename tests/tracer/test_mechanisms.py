@@ -1,12 +1,18 @@
 """Every mechanism: it attaches and says so, or is refused with what lacks; in the VM, all of them see the same."""
 
 import contextlib
+import json
+import sys
+from pathlib import Path
 
 import pytest
 
 from tracer import attach
 from tracer.errors import UnsupportedError
 from tracer.hooks import Mechanism
+from tracer.vm import kernels, machine
+
+INSIDE = Path(__file__).parent / "vm_inside/mechanisms.py"
 
 
 def test_unknown() -> None:
@@ -35,3 +41,24 @@ def test_attached_as_asked_for_or_refused(mechanism: Mechanism) -> None:
     elif mechanism is not Mechanism.AUTO:
         assert fallocate.startswith(str(mechanism))
         assert not completion.startswith("raw")
+
+
+@pytest.mark.vm
+@pytest.mark.slow
+def test_every_mechanism_sees_the_same_operations() -> None:
+    """In Debian's kernel, which has kprobes and kfuncs; before 6.6 it has no tracepoints of direct writes."""
+    kernel = kernels.resolve("debian")
+    with machine.boot(kernel) as vm:
+        done = vm.run([sys.executable, str(INSIDE)], timeout=600)
+    said = done.stderr.decode(errors="replace")[-2000:]
+    assert done.stdout, said
+    report = json.loads(done.stdout)
+    assert {"auto", "kprobe"} <= set(report["attached"]), report["refused"]
+    assert report["attached"]["kprobe"]["xfs_file_fallocate"] == "kprobe and kretprobe"
+    for part, found in report["parts"].items():
+        assert not any(found["differences"].values()), (part, found)
+        assert not any(found["outside_the_call"].values()), (part, found)
+        assert found["operations"]["kprobe"]["fallocate"] > 50, (part, found)
+        assert found["xfs_direct_writes"] > 0, part
+    assert not any(count for lost in report["dropped"].values() for count in lost.values()), report["dropped"]
+    assert (done.status, report["equal"]) == (0, True), said
