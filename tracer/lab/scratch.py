@@ -125,8 +125,6 @@ class Scratch:
     def new_file(self) -> Iterator[AnonymousFile]:
         """An empty file of mode 0600; its space is free again when the last descriptor of it is closed.
 
-        On ZFS its block size is that of a large file already: see `zfs.prime`.
-
         Raises `UsageError` where the directory takes no file.
         """
         try:
@@ -134,8 +132,6 @@ class Scratch:
         except OSError as error:
             raise loop.directory_error(self.path, error) from error
         try:
-            if self.fs == "zfs":
-                zfs.prime(descriptor)
             status = os.fstat(descriptor)
             path = Path(f"/proc/{os.getpid()}/fd/{descriptor}")
             yield AnonymousFile(descriptor, path, status.st_dev, status.st_ino)
