@@ -14,8 +14,9 @@ from blockstack.file_posix import FilePosix
 from blockstack.gate import Gate
 from blockstack.journal import Journal
 from blockstack.node import Buffer, Node
+from blockstack.probe import read_known_safe
 from blockstack.settled import settled
-from blockstack.strategies import STRATEGIES, Strategy
+from blockstack.strategies import AUTO, STRATEGIES, Auto, Strategy
 
 MAX_BACKING_DEPTH = 64
 """Images in a backing chain; a loop is longer than that."""
@@ -109,15 +110,21 @@ async def open_disk(
     journal: Journal | None = None,
     stand_in: bool = False,
     gate: Gate | None = None,
+    probe: str | Path | None = None,
 ) -> AsyncIterator[Disk]:
     """Open an image; leaving the context waits for what is in flight, writes back and closes.
 
     `format` None looks at the content: qcow2 by its magic, else raw. `strategy` is a name or an instance, `direct`
     means O_DIRECT, `fallocate` is `kernel` or `legacy-xfs`; `journal`, `stand_in` and `gate` are the file node's.
-    Raises ImageError, OSError, ValueError for an unknown name.
+    `probe`, for the strategy `auto`: what `eofrace probe --json` wrote on this kernel; without it `auto` serialises.
+    Raises ImageError, OSError, ValueError for an unknown name or a `probe` that is none.
     """
     if isinstance(strategy, str):
         strategy = _lookup("strategy", STRATEGIES, strategy)
+    if probe is not None:
+        if not isinstance(strategy, Auto):
+            raise ValueError(f"only the strategy {AUTO!r} goes by a probe, not {strategy.name!r}")
+        strategy = Auto(read_known_safe(probe))
     _lookup("AIO engine", ENGINES, aio)
     _lookup("fallocate behaviour", BEHAVIOURS, fallocate)
     file = FilePosix(

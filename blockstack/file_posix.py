@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from blockstack import filesystem
 from blockstack.aio import ENGINES, Engine
 from blockstack.buffers import BufferPool
 from blockstack.fallocate import BEHAVIOURS, FallocateBehaviour, FileCalls
 from blockstack.fallocate.calls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
-from blockstack.filesystem import is_xfs
 from blockstack.gate import Gate, Point
 from blockstack.journal import Journal, RequestFlag
 from blockstack.node import Buffer, Node
@@ -70,7 +70,10 @@ class FilePosix(Node):
             self._engine: Engine = ENGINES[aio](fd, journal)
             resources.callback(self._engine.close)
             self._behaviour: FallocateBehaviour = BEHAVIOURS[fallocate](self._calls)
-            self.is_xfs = stand_in or self._behaviour.emulates_xfs or is_xfs(fd)
+            emulated = self._behaviour.emulates_xfs
+            self.is_xfs = stand_in or emulated or filesystem.is_xfs(fd)
+            # What is known of the real one says nothing about an emulated one.
+            self.file_system = fallocate if emulated else filesystem.name(fd)
             self._resources = resources.pop_all()
         self.growable = True
         self.strategy = strategy

@@ -11,6 +11,9 @@ class FileFacts(Protocol):
     is_xfs: bool
     """The image lies on XFS (QEMU's RFC: platform_test_xfs_fd), or is to be treated as if it did."""
 
+    file_system: str
+    """Its name (`blockstack.filesystem`): what the kernel calls it, or one that no kernel has for an emulated one."""
+
     linux_aio: bool
     """aio=native."""
 

@@ -10,7 +10,7 @@ from blockstack.fallocate import BEHAVIOURS
 from blockstack.file_posix import FilePosix
 from blockstack.journal import Journal, Kind, RequestFlag
 from blockstack.requests import MAX_LENGTH, RequestTracker, RequestType, TrackedRequest
-from blockstack.strategies import CONTROL, STRATEGIES
+from blockstack.strategies import CONTROL, STRATEGIES, Auto
 from tests.blockstack.conftest import How
 from tests.blockstack.support import Double, Hold, eventually, run, turns
 
@@ -23,6 +23,7 @@ class Facts:
 
     is_xfs: bool
     linux_aio: bool
+    file_system: str = "xfs"
     tracker: RequestTracker = field(default_factory=RequestTracker)
     request_alignment: int = 512
 
@@ -41,6 +42,7 @@ SERIALISES = {
     "skip-zero-xfs": never,
     "no-alloc-space": never,
     "serialise": always,
+    "auto": always,  # as long as nobody has told it anything
 }
 USES_ALLOC_SPACE = {
     "none": always,
@@ -48,6 +50,7 @@ USES_ALLOC_SPACE = {
     "skip-zero-xfs": lambda xfs, native: not xfs,
     "no-alloc-space": never,
     "serialise": always,
+    "auto": always,  # as long as nobody has told it anything
 }
 
 
@@ -55,6 +58,23 @@ def test_every_strategy_is_here() -> None:
     assert set(STRATEGIES) == set(SERIALISES) == set(USES_ALLOC_SPACE)
     assert all(strategy.name == name for name, strategy in STRATEGIES.items())
     assert CONTROL in STRATEGIES
+
+
+@pytest.mark.parametrize(
+    ("known_safe", "serialises"),
+    [(None, True), (set(), True), ({"ext4"}, True), ({"xfs"}, False), ({"xfs", "ext4"}, False)],
+)
+def test_auto_serialises_unless_it_was_told(known_safe: set[str] | None, serialises: bool) -> None:
+    async def main() -> None:
+        file = Facts(True, True)
+        strategy = Auto(None if known_safe is None else frozenset(known_safe))
+        request = TrackedRequest(1000, 100, RequestType.ZERO_WRITE)
+        async with file.tracker.track(request):
+            await strategy.order_post_eof_zero_write(request, file)
+            assert request.serialising is serialises
+            assert strategy.relies_on_kernel("xfs") is not serialises
+
+    run(main())
 
 
 @pytest.mark.parametrize("native", [False, True])

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from blockstack.fallocate import RACY
 from blockstack.guest import Plan
 from blockstack.journal import RequestFlag
-from blockstack.strategies import CONTROL, Strategy
+from blockstack.strategies import CONTROL, Auto, Strategy
 from tracer.analysis.conflicts import GuestPairs, guest_pairs, min_gap_ns, together, waited
+from tracer.analysis.hazards import Verdict
 from tracer.analysis.rules import Outcome
 from tracer.analysis.rules.post_eof_fallocate import RULE, post_eof_fallocates
 from tracer.analysis.verdict import Counts, Judgement, judge
@@ -47,6 +48,7 @@ class Cell:
     case: str | None = None  # of a run on a held disk
     held_ms: float | None = None  # how long its writes were held, all in all; None: none was
     rounds: "list[Round]" = field(default_factory=list)
+    relies_on_kernel: bool = False  # `auto` left the order to it
 
     @property
     def name(self) -> str:
@@ -83,6 +85,14 @@ def run_cell(
     counts = count(played, found.outcome.tolist(), exercised)
     waits = ops[ops["op"] == Op.MARK_WAIT]
     readback = played.readback
+    relies = relies_on_kernel(strategy, ground, fallocate)
+    judgement = judge(
+        counts,
+        is_control=control is None,
+        may_lose=fallocate in RACY,
+        control=None if control is None else control.judgement,
+        control_exposed=0 if control is None else control.counts.exposed,
+    )
     return Cell(
         strategy=strategy.name,
         fallocate=fallocate,
@@ -95,13 +105,7 @@ def run_cell(
         waits=len(set(waits["request"].tolist())),
         min_gap_ns=min_gap_ns(ops, conflicts, found),
         counts=counts,
-        judgement=judge(
-            counts,
-            is_control=control is None,
-            may_lose=fallocate in RACY,
-            control=None if control is None else control.judgement,
-            control_exposed=0 if control is None else control.counts.exposed,
-        ),
+        judgement=as_relying(judgement) if relies else judgement,
         ops=ops,
         mechanisms=ground.mechanisms,
         gaps=ground.gaps,
@@ -109,7 +113,22 @@ def run_cell(
         block_io_delay_ns=played.block_io_delay_ns,
         qemu_img_check=None if readback is None else readback.check,
         notes=played.notes if readback is None else [*played.notes, *readback.notes],
+        relies_on_kernel=relies,
     )
+
+
+def relies_on_kernel(strategy: Strategy, ground: Ground, fallocate: str) -> bool:
+    """Whether `strategy` was told that the kernel keeps the operations apart here, and leaves it to that.
+
+    What is known of the kernel says nothing about a racy emulation: there it serialises.
+    """
+    return isinstance(strategy, Auto) and fallocate not in RACY and strategy.relies_on_kernel(ground.scratch.fs)
+
+
+def as_relying(judgement: Judgement) -> Judgement:
+    """The verdict on a cell that leaves the order to the kernel: such a one is never confirmed."""
+    verdict = Verdict.INCONCLUSIVE if judgement.verdict is Verdict.CONFIRMED else judgement.verdict
+    return Judgement(verdict, f"relies on the kernel, which the probe says is safe: {judgement.reason}")
 
 
 def count(played: Played, outcomes: list[int], conflicts: int) -> Counts:

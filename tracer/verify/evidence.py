@@ -107,7 +107,8 @@ def _link(seen: Operations, journal: Journal) -> int:
             found = calls[tid][at] if at >= 0 and _within(op, calls[tid][at]) else None
             seen["request"][index] = found.request if found is not None else 0
         if found is not None and _same(op, found):
-            unknown += expected.pop(id(found), None) is None
+            # One that failed is not expected, and need not be told from another one that did.
+            unknown += expected.pop(id(found), None) is None and found.result >= 0
         else:
             unknown += op["result"] >= 0
     return int(len(expected) + unknown)

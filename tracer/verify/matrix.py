@@ -12,6 +12,7 @@ from tracer.analysis.verdict import Judgement, worst
 from tracer.errors import Status, UsageError
 from tracer.verify.cell import Cell, run_cell
 from tracer.verify.ground import prepare
+from tracer.verify.informed import informed
 from tracer.verify.options import Options
 
 
@@ -52,7 +53,8 @@ def run(options: Options, progress: Progress) -> Report:
         plan = make_plan(options.seed, options.writes, options.cluster_size)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    protecting = [strategy for strategy in options.strategies if strategy.name != CONTROL]
+    told: list[str] = []
+    protecting = [strategy for strategy in informed(options, told) if strategy.name != CONTROL]
     total = len(options.fallocates) * (1 + len(protecting))
     cells: list[Cell] = []
     with prepare(options, plan) as ground:
@@ -66,26 +68,37 @@ def run(options: Options, progress: Progress) -> Report:
                 progress.finished(cell)
                 cell.ops = cell.ops[:0].copy()  # a long run would keep millions of them otherwise
         return Report(
-            options, os.uname().release, cells, ground.notes, cells[0].mechanisms, cells[0].gaps, overall(cells)
+            options,
+            os.uname().release,
+            cells,
+            [*told, *ground.notes],
+            cells[0].mechanisms,
+            cells[0].gaps,
+            overall(cells),
         )
 
 
 def overall(cells: list[Cell]) -> Judgement:
-    """The worst of the protecting cells; inconclusive if a control shows nothing."""
+    """The worst of the protecting cells; inconclusive if a control shows nothing.
+
+    A cell that leaves the order to the kernel protects nothing by itself: it counts only if something was lost.
+    """
     silent = [cell for cell in cells if cell.is_control and cell.judgement.verdict is Verdict.INCONCLUSIVE]
-    protecting = [cell for cell in cells if not cell.is_control]
+    others = [cell for cell in cells if not cell.is_control]
+    relying = [cell for cell in others if cell.relies_on_kernel and cell.judgement.verdict is not Verdict.CORRUPT]
+    protecting = [cell for cell in others if cell not in relying]
     verdict = worst([cell.judgement.verdict for cell in protecting])
     if silent and verdict is Verdict.CONFIRMED:
         verdict = Verdict.INCONCLUSIVE
     if verdict is not Verdict.CONFIRMED:
         guilty = [cell for cell in (*protecting, *silent) if cell.judgement.verdict is verdict]
-        names = "; ".join(cell.name for cell in guilty)
-        return Judgement(verdict, f"{verdict}: {names}")
+        return Judgement(verdict, f"{verdict}: {'; '.join(cell.name for cell in guilty)}")
+    left = f"; {len(relying)} left the order to the kernel, which the probe says is safe" if relying else ""
     if not protecting:
         return Judgement(
-            verdict, "the control shows the hazard; no protecting strategy was run, and nothing is claimed"
+            verdict, f"the control shows the hazard; no protecting strategy was run, and nothing is claimed{left}"
         )
-    return Judgement(verdict, f"{len(protecting)} protecting cells confirmed, and every control shows the hazard")
+    return Judgement(verdict, f"{len(protecting)} protecting cells confirmed, and every control shows the hazard{left}")
 
 
 def to_json(report: Report, host: dict[str, Any]) -> dict[str, Any]:
@@ -138,5 +151,6 @@ def _cell_json(cell: Cell, kernel: str) -> dict[str, Any]:
         "qemu_img_check": cell.qemu_img_check,
         "block_io_delay_ns": None if delay is None else {str(tid): spent for tid, spent in delay.items()},
         "notes": cell.notes,
+        "relies_on_kernel": cell.relies_on_kernel,
         "rounds": [one.to_json() for one in cell.rounds],
     }

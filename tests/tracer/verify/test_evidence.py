@@ -99,6 +99,17 @@ def test_a_failed_call_need_not_be_seen() -> None:
     assert kernel_evidence(np.zeros(0, OPERATION), journal, dev=DEV, ino=INO).unaccounted == 0
 
 
+def test_a_failed_call_that_is_seen_is_accounted_for() -> None:
+    journal = Journal()
+    entry = journal.begin(Kind.WRITE, 0, 4096, request=5)
+    journal.end(entry, -5)
+    seen = np.zeros(1, OPERATION)
+    seen["op"], seen["dev"], seen["ino"], seen["length"] = Op.DIRECT_WRITE, DEV, INO, 4096
+    seen["result"], seen["tid"], seen["seq_begin"], seen["seq_end"] = -5, entry.tid, 1001, 1002
+    seen["t_begin"], seen["t_end"] = entry.t_begin, entry.t_end
+    assert kernel_evidence(seen, journal, dev=DEV, ino=INO).unaccounted == 0
+
+
 def test_driver_evidence_keeps_the_journals_order() -> None:
     ops = driver_evidence(journal_with_calls(), dev=DEV, ino=INO, write=Op.DIRECT_WRITE).ops
     assert [Op(op).label for op in ops["op"]] == ["mark_request", "direct_write", "fallocate"]

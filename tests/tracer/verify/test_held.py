@@ -20,7 +20,7 @@ from tests.tracer.verify.test_verify import EOFRACE, PROTECTING, eofrace, one_li
 from tracer import trace
 from tracer.analysis.hazards import Verdict
 from tracer.analysis.rules.post_eof_fallocate import RULE
-from tracer.errors import Status
+from tracer.errors import Status, UnsupportedError
 from tracer.lab import children
 from tracer.verify import matrix
 from tracer.verify.held import matrix as held_matrix
@@ -37,10 +37,7 @@ Cells = dict[tuple[str, str, str], dict[str, Any]]
 def held_disk() -> None:
     """Skips where there is no held disk."""
     for command in ("nbdkit", "nbdfuse"):
-        try:
-            children.find(command)
-        except Exception as error:
-            pytest.skip(str(error))
+        needs(command)
 
 
 def cells(report: dict[str, Any]) -> Cells:
@@ -155,15 +152,19 @@ def test_mutants_are_caught_where_they_are_wrong_and_nowhere_else(aio: str) -> N
     assert {key: verdict for key, verdict in verdicts.items() if key[0] != "none"} == expected
 
 
-@pytest.mark.root
-@pytest.mark.parametrize("fs", ["ext4", "btrfs"])
-def test_other_file_systems(fs: str) -> None:
-    """An extending write is never asynchronous there: threads, and what has to be said about it."""
+def needs(command: str) -> None:
     try:
-        children.find(f"mkfs.{fs}")
-    except Exception as error:
+        children.find(command)
+    except UnsupportedError as error:
         pytest.skip(str(error))
-    words = ("verify", "--held", "--fs", fs, "--strategy", "serialise", "--strategy", "serialise-xfs-native")
+
+
+@pytest.mark.root
+@pytest.mark.slow
+def test_ext4() -> None:
+    """An extending write is never asynchronous there: threads, and what has to be said about it."""
+    needs("mkfs.ext4")
+    words = ("verify", "--held", "--fs", "ext4", "--strategy", "serialise", "--strategy", "serialise-xfs-native")
     done = eofrace(*words, "--json", "-", timeout=300)
     report = json.loads(done.stdout)
     found = cells(report)
@@ -174,9 +175,27 @@ def test_other_file_systems(fs: str) -> None:
         assert found["serialise", "legacy-xfs", case]["verdict"] == "confirmed"
         assert found["serialise-xfs-native", "kernel", case]["verdict"] == "unsafe"
     assert done.returncode == Status.HAZARD
-    refused = eofrace("verify", "--held", "--fs", fs, "--aio", "native", timeout=120)
+    refused = eofrace("verify", "--held", "--fs", "ext4", "--aio", "native", timeout=120)
     assert refused.returncode == Status.UNSUPPORTED
     assert "--aio threads" in one_line(refused.stderr)
+
+
+@pytest.mark.root
+@pytest.mark.slow
+def test_btrfs() -> None:
+    """It raises i_size before the data is on the disk: no write is in flight beyond EOF, and nothing is claimed."""
+    needs("mkfs.btrfs")
+    words = ("verify", "--held", "--fs", "btrfs", "--strategy", "serialise", "--fallocate", "kernel")
+    done = eofrace(*words, "--json", "-", timeout=300)
+    found = cells(json.loads(done.stdout))
+    for case in NAMES:
+        cell = found["none", "kernel", case]
+        if cell["verdict"] == "inconclusive":
+            assert found["serialise", "kernel", case]["verdict"] == "inconclusive"
+            assert any("had raised i_size" in one["course"] for one in cell["rounds"]), cell
+        else:  # a btrfs that writes directly
+            assert cell["verdict"] == "unsafe"
+    assert done.returncode in (Status.OK, Status.INCONCLUSIVE)
 
 
 @pytest.mark.parametrize("words", [("--dir", "/tmp"), ("--writes", "9"), ("--cluster-size", "4096")])

@@ -14,7 +14,7 @@ from tracer.analysis.rules.post_eof_fallocate import RULE, post_eof_fallocates
 from tracer.analysis.verdict import Counts, Judgement, judge
 from tracer.lab.scratch import AnonymousFile
 from tracer.operations import Op, Operations
-from tracer.verify.cell import Cell, count
+from tracer.verify.cell import Cell, as_relying, count, relies_on_kernel
 from tracer.verify.held.cases import Case
 from tracer.verify.held.gate import ChosenGate
 from tracer.verify.held.ground import HeldGround
@@ -68,6 +68,8 @@ def run_cell(held: HeldGround, case: Case, strategy: Strategy, fallocate: str, c
     held_ns = sum(one.held_ns for one in rounds)
     waits = ops[ops["op"] == Op.MARK_WAIT]
     readback = played.readback
+    relies = relies_on_kernel(strategy, ground, fallocate)
+    judgement = _judge(counts, case, rounds, fallocate, exposed, _lost(ops, found), control)
     return Cell(
         strategy=strategy.name,
         fallocate=fallocate,
@@ -80,7 +82,7 @@ def run_cell(held: HeldGround, case: Case, strategy: Strategy, fallocate: str, c
         waits=len(set(waits["request"].tolist())),
         min_gap_ns=min_gap_ns(ops, conflicts, found),
         counts=counts,
-        judgement=_judge(counts, case, rounds, fallocate, exposed, _lost(ops, found), control),
+        judgement=as_relying(judgement) if relies else judgement,
         ops=ops,
         mechanisms=ground.mechanisms,
         gaps=ground.gaps,
@@ -91,6 +93,7 @@ def run_cell(held: HeldGround, case: Case, strategy: Strategy, fallocate: str, c
         case=case.name,
         held_ms=round(held_ns / 1e6, 3) if held_ns else None,
         rounds=rounds,
+        relies_on_kernel=relies,
     )
 
 
@@ -113,9 +116,10 @@ def _judge(
         enough=len(case.orders),
     )
     problems = [f"{one.order}: {one.problem}" for one in rounds if one.problem]
+    courses = [f"{one.order}: {one.course}" for one in rounds if one.course]
+    told = "; ".join([judgement.reason, *problems, *courses])
     if judgement.verdict is Verdict.INCONCLUSIVE:
-        return Judgement(judgement.verdict, "; ".join([*problems, judgement.reason]))
-    told = "; ".join([judgement.reason, *problems, *(f"{one.order}: {one.course}" for one in rounds if one.course)])
+        return Judgement(judgement.verdict, told)
     if control is None:
         shown, word = (lost, "lost nothing") if may_lose else (exposed, "exposed nothing")
         silent = [one.order.value for one in rounds if one.pair not in shown]

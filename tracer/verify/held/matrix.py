@@ -7,13 +7,15 @@ from tracer.verify.cell import Cell
 from tracer.verify.held.cases import CASES
 from tracer.verify.held.cell import run_cell
 from tracer.verify.held.ground import prepare
+from tracer.verify.informed import informed
 from tracer.verify.matrix import Progress, Report, overall
 from tracer.verify.options import Options
 
 
 def run(options: Options, progress: Progress) -> Report:
     """Run every cell, each case behind its control. Raises UsageError, UnsupportedError, HeldDiskError."""
-    protecting = [strategy for strategy in options.strategies if strategy.name != CONTROL]
+    told: list[str] = []
+    protecting = [strategy for strategy in informed(options, told) if strategy.name != CONTROL]
     columns = [(fallocate, case) for fallocate in options.fallocates for case in CASES]
     cells: list[Cell] = []
     with prepare(options) as held:
@@ -28,5 +30,5 @@ def run(options: Options, progress: Progress) -> Report:
                 progress.acknowledged(1)
                 progress.finished(cell)
                 cell.ops = cell.ops[:0].copy()
-        notes = held.ground.notes
+        notes = [*told, *held.ground.notes]
     return Report(options, os.uname().release, cells, notes, cells[0].mechanisms, cells[0].gaps, overall(cells))
