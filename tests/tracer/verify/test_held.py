@@ -22,6 +22,7 @@ from tracer.analysis.hazards import Verdict
 from tracer.analysis.rules.post_eof_fallocate import RULE
 from tracer.errors import Status, UnsupportedError
 from tracer.lab import children
+from tracer.lab.held import HeldDiskError
 from tracer.verify import matrix
 from tracer.verify.held import matrix as held_matrix
 from tracer.verify.held.cases import CASES, Order
@@ -230,6 +231,34 @@ def test_a_run_that_is_ended_leaves_nothing(number: signal.Signals, after: float
     while left_behind(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert left_behind(tmp_path) == []
+
+
+@pytest.mark.root
+def test_a_disk_that_dies_ends_the_run(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    words = [*EOFRACE, "verify", "--held", "--strategy", "none"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        process.stderr.readline()  # the first cell is done
+        for pid in children_of(process.pid, "nbdfuse"):
+            os.kill(pid, signal.SIGKILL)
+        _, stderr = process.communicate(timeout=120)
+    assert "the held disk has ended" in one_line(stderr)
+    assert process.returncode == HeldDiskError.status
+    assert os.listdir(tmp_path) == []
+
+
+def children_of(parent: int, name: str) -> list[int]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            head, _, rest = entry.read_text().rpartition(")")
+        except OSError:
+            continue
+        if name in head and int(rest.split()[1]) == parent:
+            found.append(int(entry.parts[2]))
+    assert found
+    return found
 
 
 def left_behind(directory: Path) -> list[str]:

@@ -3,6 +3,7 @@
 import os
 
 from blockstack.strategies import CONTROL, STRATEGIES
+from tracer.lab.held import HeldDisk
 from tracer.verify.cell import Cell
 from tracer.verify.held.cases import CASES
 from tracer.verify.held.cell import run_cell
@@ -24,7 +25,13 @@ def run(options: Options, progress: Progress) -> Report:
             for strategy in (STRATEGIES[CONTROL], *protecting):
                 total = len(columns) * (1 + len(protecting))
                 progress.started(strategy.name, f"{fallocate}, {case.name}", len(cells) + 1, total)
-                cell = run_cell(held, case, strategy, fallocate, control)
+                try:
+                    cell = run_cell(held, case, strategy, fallocate, control)
+                except OSError:
+                    _check(held.disk)
+                    raise
+                if cell.counts.failure is not None:
+                    _check(held.disk)
                 control = control or cell
                 cells.append(cell)
                 progress.acknowledged(1)
@@ -32,3 +39,9 @@ def run(options: Options, progress: Progress) -> Report:
                 cell.ops = cell.ops[:0].copy()
         notes = [*told, *held.ground.notes]
     return Report(options, os.uname().release, cells, notes, cells[0].mechanisms, cells[0].gaps, overall(cells))
+
+
+def _check(disk: HeldDisk) -> None:
+    """Raise HeldDiskError if the disk has died: then that is the cause of whatever else went wrong."""
+    with disk.hold(disk.marker()):
+        pass
