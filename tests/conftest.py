@@ -2,12 +2,12 @@
 
 import functools
 import os
-import shutil
 from collections.abc import Callable
 
 import pytest
 
 from tracer import host
+from tracer.vm import build, command
 
 
 @functools.cache
@@ -21,23 +21,34 @@ def _no_root() -> str | None:
 
 @functools.cache
 def _no_vm() -> str | None:
-    if shutil.which("vng") is None:
-        return "needs virtme-ng: pip install virtme-ng"
-    if shutil.which("qemu-system-x86_64") is None:
-        return "needs QEMU: apt install qemu-system-x86"
-    return None
+    """Why the dedicated VM cannot be booted here."""
+    lacking = command.missing_tools()
+    return f"needs {', '.join(lacking)} (./run vm kernels installs them, as root)" if lacking else None
+
+
+def _no_racy() -> str | None:
+    """Why the proofs on the kernels of our own cannot run."""
+    lacking = [name for name in build.VARIANTS if build.cached(name) is None]
+    return f"the kernel {' and '.join(lacking)} is not built: ./run test --vm-racy builds it" if lacking else None
 
 
 def _not_slow() -> str | None:
     return "EOFRACE_FAST is set" if os.environ.get("EOFRACE_FAST") else None
 
 
-_NEEDS: dict[str, Callable[[], str | None]] = {"root": _no_root, "vm": _no_vm, "slow": _not_slow}
+_NEEDS: dict[str, Callable[[], str | None]] = {"root": _no_root, "vm": _no_vm, "racy": _no_racy, "slow": _not_slow}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--vm-racy`: build what the proofs on a racy kernel need, instead of skipping them."""
+    parser.addoption("--vm-racy", action="store_true", help="build the kernels racy and stock if they are not cached")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what this host cannot run."""
     for marker, reason in _NEEDS.items():
+        if marker == "racy" and item.config.getoption("--vm-racy"):
+            continue
         if item.get_closest_marker(marker) is not None:
             why = reason()
             if why is not None:

@@ -137,6 +137,7 @@ def _set_up(parameters: dict[str, str]) -> None:
         if not os.path.lexists(f"/dev/{name}"):
             os.symlink(f"/proc/self/{target}", f"/dev/{name}")
     _modules(parameters)
+    _writable_tmp()
     _try_mount("devpts", "/dev/pts", "devpts", "mode=620,ptmxmode=666")
     _try_mount("shm", "/dev/shm", "tmpfs", "mode=1777")  # noqa: S108 - the kernel's own name
     for kind, target in (
@@ -152,6 +153,21 @@ def _set_up(parameters: dict[str, str]) -> None:
         request = struct.pack("16sh", b"lo", 0)
         flags = struct.unpack("16sh", fcntl.ioctl(control, _SIOCGIFFLAGS, request)[:18])[1]
         fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh", b"lo", flags | _IFF_UP))
+
+
+def _writable_tmp() -> None:
+    """Have /tmp writable, in memory: some tools insist on it (libnbd's nbd_connect_systemd_socket_activation).
+
+    The host's files stay visible there, where the kernel has overlayfs; else they are hidden.
+    """
+    for name in ("upper", "work"):
+        os.makedirs(f"{HOME}/overlay/{name}")
+    try:
+        layers = f"lowerdir=/tmp,upperdir={HOME}/overlay/upper,workdir={HOME}/overlay/work"
+        _mount("tmp", "/tmp", "overlay", layers)  # noqa: S108
+    except OSError as error:
+        _log(f"{error}: a tmpfs hides the host's /tmp")
+        _try_mount("tmp", "/tmp", "tmpfs", "mode=1777")  # noqa: S108
 
 
 def _modules(parameters: dict[str, str]) -> None:

@@ -26,7 +26,7 @@ from tracer.errors import InconclusiveError, UnsupportedError
 from tracer.lab import children
 from tracer.report.escape import printable
 from tracer.vm import agent, command
-from tracer.vm.command import Share
+from tracer.vm.command import Share as Share
 from tracer.vm.image import Kernel
 
 BOOT_SECONDS = 180.0
