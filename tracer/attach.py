@@ -223,7 +223,8 @@ def _attach_fallocate(probes: Probes, plan: Plan) -> None:
         elif reason is not None and plan.fallocate is Mechanism.KFUNC:
             reason = f"no kprobes (CONFIG_KPROBES), and no kfunc: {reason}"
     if reason is None:
-        probes.mechanisms["xfs_file_fallocate"] = _PAIRS[plan.fallocate]
+        why = f" ({plan.fallocate_why})" if plan.fallocate_why else ""
+        probes.mechanisms["xfs_file_fallocate"] = _PAIRS[plan.fallocate] + why
     else:
         probes.mechanisms["xfs_file_fallocate"] = f"system call only ({reason})"
         probes.gaps.append(f"xfs_file_fallocate: {reason}: a fallocate by io_uring or a kernel thread is not seen")

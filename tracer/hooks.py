@@ -17,7 +17,6 @@ import enum
 import mmap
 import os
 import platform
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,6 +116,8 @@ class Plan:
     """KPROBE, KFUNC, or TRACEPOINT: only the system call."""
     forced: bool
     """Fallocates of XFS are seen by `fallocate` alone, and it must attach."""
+    fallocate_why: str = ""
+    """Why `fallocate` is not what was asked for; empty if it is."""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -147,11 +148,7 @@ def plan(info: btf.Btf, mechanism: Mechanism) -> Plan:
                 )
             return Plan(Mechanism.KPROBE, "as asked for", Mechanism.KPROBE, forced=True)
         case Mechanism.KFUNC:
-            # The kernels with the tracepoints are those that take a kfunc on the seven arguments of __iomap_dio_rw().
-            if has_tracepoints:
-                return Plan(Mechanism.KFUNC, "as asked for", Mechanism.KFUNC, forced=True)
-            why = f"{lacking}, nor kfuncs on a function of seven arguments"
-            return Plan(Mechanism.KPROBE, why, Mechanism.KFUNC, forced=True)
+            return _kfuncs(has_tracepoints, no_kprobes)
     if not has_tracepoints and no_kprobes:
         raise UnsupportedError(
             f"direct writes cannot be traced: {lacking}, and {no_kprobes}: use a kernel with either of them"
@@ -159,6 +156,34 @@ def plan(info: btf.Btf, mechanism: Mechanism) -> Plan:
     fallocate = Mechanism.KFUNC if no_kprobes else Mechanism.KPROBE
     direct = Mechanism.TRACEPOINT if has_tracepoints else Mechanism.KPROBE
     return Plan(direct, "" if has_tracepoints else lacking, fallocate, forced=False)
+
+
+def _kfuncs(direct: bool, no_kprobes: str | None) -> Plan:
+    """kfuncs where they are possible, kprobes for the rest.
+
+    `direct`: whether __iomap_dio_rw() can have one. The kernels with tracepoints of direct writes are those whose
+    trampolines take its seven arguments.
+    """
+    seven = "before Linux 6.6 no kfunc on a function of seven arguments"
+    module = "XFS is a module, whose functions bcc 0.26 cannot name for a kfunc" if _xfs_is_module() else ""
+    if module and not direct:
+        raise UnsupportedError(f"cannot trace by kfunc: {seven}, and {module}: use kprobe or auto")
+    if no_kprobes and (module or not direct):
+        raise UnsupportedError(
+            f"cannot trace all by kfunc: {module or seven}, and {no_kprobes}: use tracepoint or auto"
+        )
+    return Plan(
+        Mechanism.KFUNC if direct else Mechanism.KPROBE,
+        "as asked for" if direct else seven,
+        Mechanism.KPROBE if module else Mechanism.KFUNC,
+        forced=True,
+        fallocate_why=module,
+    )
+
+
+def _xfs_is_module() -> bool:
+    """A module has BTF of its own (36e68442d1af, v5.11)."""
+    return (btf.BTF_DIR / "xfs").exists()
 
 
 def fits(info: btf.Btf, name: str, arguments: tuple[str, ...]) -> bool:
@@ -197,5 +222,10 @@ def _addresses(names: tuple[str, ...]) -> dict[str, int]:
         symbols = Path("/proc/kallsyms").read_bytes()
     except OSError:
         symbols = b""
-    found = {name: re.search(rb"^([0-9a-f]+) [tT] %s$" % name.encode(), symbols, re.M) for name in names}
-    return {name: int(match[1], 16) if match else 0 for name, match in found.items()}
+    found = {}
+    for name in names:
+        # Not a regular expression: megabytes, and one for each line costs a second under emulation.
+        places = (symbols.find(f" {kind} {name}\n".encode()) for kind in "tT")
+        at = next((place for place in places if place >= 0), None)
+        found[name] = 0 if at is None else int(symbols[symbols.rfind(b"\n", 0, at) + 1 : at], 16)
+    return found
