@@ -369,34 +369,16 @@ static inline void submit_exit(s64 submitted)
 }
 
 /* write(2) and its kin. offset -1: the file's position. length 0: an iovec, known at the end. */
-static inline void write_enter(u64 regs, s64 offset, u64 length)
+static inline void write_enter(struct call *call, u64 file, s64 offset, u64 length)
 {
-	u64 file = file_of(SYSCALL_ARG(regs, 0));
-	struct call call = {};
-	u32 flags;
+	u32 flags = FIELD(u32, file, OFF_file_f_flags);
 
-	if (begin_on_file(&call, file, OP_DIRECT_WRITE))
-		return;
-	flags = FIELD(u32, file, OFF_file_f_flags);
 	if (!(flags & O_DIRECT_BIT))
-		call.op.op = OP_BUFFERED_WRITE;
+		call->op.op = OP_BUFFERED_WRITE;
 	if (flags & O_APPEND_BIT)
-		offset = call.op.size_begin;
+		offset = call->op.size_begin;
 	else if (offset < 0)
 		offset = FIELD(s64, file, OFF_file_f_pos);
-	call.op.offset = offset;
-	call.op.length = length;
-	enter_call(&call);
-}
-
-static inline void write_exit(struct call *call, s64 result)
-{
-	if (!call->op.op) {
-		end_failed(call->kiocb, call->kiocb_seq, result);
-		return;
-	}
-	/* It never came to iomap: buffered, refused before, or a file system that does without. */
-	if (!call->op.length && result > 0)
-		call->op.length = result;
-	finish(&call->op, call->inode, result);
+	call->op.offset = offset;
+	call->op.length = length;
 }

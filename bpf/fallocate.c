@@ -36,19 +36,17 @@ static inline int is_xfs(u64 inode)
 	return FIELD(u64, FIELD(u64, inode, OFF_inode_i_sb), OFF_super_block_s_magic) == XFS_SUPER_MAGIC;
 }
 
-static inline void fallocate_enter(u64 regs)
+/* Whether this call is for somebody else: one that names a file, or one that fallocate_function.c begins. */
+static inline int is_no_fallocate(u64 file)
 {
-	u64 file = file_of(SYSCALL_ARG(regs, 0));
-	struct call call = {};
-
 	if (learn(file))
-		return;
-	if (FALLOCATE_BY_FUNCTION && file && is_xfs(FIELD(u64, file, OFF_file_f_inode)))
-		return;		/* begins in fallocate_function.c */
-	if (begin_on_file(&call, file, OP_FALLOCATE))
-		return;
-	call.op.flags = SYSCALL_ARG(regs, 1);
-	call.op.offset = SYSCALL_ARG(regs, 2);
-	call.op.length = SYSCALL_ARG(regs, 3);
-	enter_call(&call);
+		return 1;
+	return FALLOCATE_BY_FUNCTION && file && is_xfs(FIELD(u64, file, OFF_file_f_inode));
+}
+
+static inline void fallocate_enter(struct call *call, u64 regs)
+{
+	call->op.flags = SYSCALL_ARG(regs, 1);
+	call->op.offset = SYSCALL_ARG(regs, 2);
+	call->op.length = SYSCALL_ARG(regs, 3);
 }

@@ -1,41 +1,71 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* SPDX-License-Identifier: GPL-2.0-or-later *
+ * What several of them share is called once: it is inlined wherever it is called, and
+ * the compiler needs its time for every copy.
+ */
 /*
  * System calls, through the two raw tracepoints that see them all. The perf
  * tracepoints of single calls would cost other processes less, but they need
  * tracefs, and are skipped without notice while a task on the same CPU is in
  * bpf(2) (bpf_disable_instrumentation()); a raw tracepoint's misses are counted.
+ *
+ * What several of them share is called once: it is inlined wherever it is called, and
+ * the compiler needs its time for every copy.
  */
+static inline void call_enter(u64 regs, u8 kind, s64 offset, u64 length)
+{
+	u64 file = file_of(SYSCALL_ARG(regs, 0));
+	struct call call = {};
+
+	if (kind == OP_FALLOCATE && is_no_fallocate(file))
+		return;
+	if (begin_on_file(&call, file, kind))
+		return;
+	if (kind == OP_FALLOCATE)
+		fallocate_enter(&call, regs);
+	else if (kind == OP_TRUNCATE)
+		truncate_enter(&call, regs);
+	else
+		write_enter(&call, file, offset, length);
+	enter_call(&call);
+}
+
 int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 regs = ctx->args[0];
+	u8 kind = OP_DIRECT_WRITE;
+	s64 offset = -1;
+	u64 length = 0;
 
 	switch (ctx->args[1]) {
+	case NR_io_submit:
+	case NR_io_uring_enter:
+		kind = ctx->args[1] == NR_io_submit ? OP_AIO_WRITE : OP_URING_WRITE;
+		length = SYSCALL_ARG(regs, 1);
+		submit_enter(kind == OP_AIO_WRITE ? length : (u32)length, SYSCALL_ARG(regs, 2), kind);
+		return 0;
 	case NR_fallocate:
-		fallocate_enter(regs);
+		kind = OP_FALLOCATE;
 		break;
 	case NR_ftruncate:
-		truncate_enter(regs);
-		break;
-	case NR_io_submit:
-		submit_enter(SYSCALL_ARG(regs, 1), SYSCALL_ARG(regs, 2), OP_AIO_WRITE);
-		break;
-	case NR_io_uring_enter:
-		submit_enter((u32)SYSCALL_ARG(regs, 1), 0, OP_URING_WRITE);
+		kind = OP_TRUNCATE;
 		break;
 	case NR_write:
-		write_enter(regs, -1, SYSCALL_ARG(regs, 2));
+		length = SYSCALL_ARG(regs, 2);
 		break;
 	case NR_writev:
-		write_enter(regs, -1, 0);
 		break;
 	case NR_pwrite64:
-		write_enter(regs, SYSCALL_ARG(regs, 3), SYSCALL_ARG(regs, 2));
+		length = SYSCALL_ARG(regs, 2);
+		offset = SYSCALL_ARG(regs, 3);
 		break;
 	case NR_pwritev:
 	case NR_pwritev2:
-		write_enter(regs, SYSCALL_ARG(regs, 3), 0);
+		offset = SYSCALL_ARG(regs, 3);
 		break;
+	default:
+		return 0;
 	}
+	call_enter(regs, kind, offset, length);
 	return 0;
 }
 
@@ -46,10 +76,14 @@ static inline void call_exit(s64 result)
 
 	if (!call)
 		return;
-	if (call->kind == OP_DIRECT_WRITE)
-		write_exit(call, result);
-	else
+	if (call->op.op) {
+		/* A write that never came to iomap: buffered, refused before, or a file system that does without. */
+		if (call->kind == OP_DIRECT_WRITE && !call->op.length && result > 0)
+			call->op.length = result;
 		finish(&call->op, call->inode, result);
+	} else {
+		end_failed(call->kiocb, call->kiocb_seq, result);
+	}
 	calls.delete(&id);
 }
 

@@ -4,12 +4,7 @@
  * truncate(2) and open(2) with O_TRUNC name a path, which is not resolved here.
  * applied.c says when XFS sets the size, and from which.
  */
-static inline void truncate_enter(u64 regs)
+static inline void truncate_enter(struct call *call, u64 regs)
 {
-	struct call call = {};
-
-	if (begin_on_file(&call, file_of(SYSCALL_ARG(regs, 0)), OP_TRUNCATE))
-		return;
-	call.op.offset = SYSCALL_ARG(regs, 1);
-	enter_call(&call);
+	call->op.offset = SYSCALL_ARG(regs, 1);
 }

@@ -30,7 +30,8 @@ def import_bcc() -> Any:
 
 def build(bcc: Any, text: str, macros: dict[str, int]) -> Any:
     """Compile a program of eofrace's: a bcc.BPF, nothing of it loaded. Raises `UnsupportedError`."""
-    flags = ["-w", *(f"-D{name}={value}" for name, value in macros.items())]
+    # No debugging information: it costs the compiler a fifth of its time, and nobody reads it.
+    flags = ["-w", "-g0", *(f"-D{name}={value}" for name, value in macros.items())]
     before = os.environ.get("BCC_KERNEL_SOURCE")
     os.environ["BCC_KERNEL_SOURCE"] = str(bpf.STANDIN)
     try:
