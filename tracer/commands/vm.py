@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import click
 
+from blockstack.strategies import STRATEGIES
+
 _EPILOG = """\b
 Examples:
   eofrace vm run -- verify --seed 7               on Debian's newest kernel
@@ -16,6 +18,7 @@ Examples:
   eofrace vm run --kernel racy -- probe --fs xfs
   eofrace vm run --kernel ~/linux/arch/x86/boot/bzImage -- verify -o evidence
   eofrace vm kernels
+  eofrace vm matrix --kernel debian --kernel racy --fs xfs --fs ext4
 
 \b
 Exit status of `run`: that of the command inside; 3 the guest died, hung or took
@@ -126,6 +129,63 @@ def kernels(json_file: str | None) -> None:
         )
     works = {True: "yes", False: "no", None: "unknown"}[finding.works]
     click.echo(f"KVM: {works} ({finding.reason})")
+
+
+@vm.command(
+    epilog="Exit status: 0 every protecting strategy is confirmed on every kernel, 1 one is not safe, "
+    "3 inconclusive, or a kernel did not get to the end."
+)
+@click.option("--kernel", "names", metavar="KERNEL", multiple=True,
+              help="As for run; may be repeated.  [default: debian, and those built]")  # fmt: skip
+@click.option("--strategy", "strategies", multiple=True, type=click.Choice(list(STRATEGIES)),
+              help="May be repeated. The control `none` always runs.  [default: all]")  # fmt: skip
+@click.option("--fs", "file_systems", multiple=True, type=click.Choice(["xfs", "ext4", "btrfs"]),
+              help="May be repeated.  [default: xfs]")  # fmt: skip
+@click.option("--writes", type=click.IntRange(1, 100_000), default=600, show_default=True, help="In each cell.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=1, show_default=True, help="Of the workload.")
+@click.option("--memory", type=_Memory(), default="5G", show_default=True, help="Of each guest.")
+@click.option("--cpus", type=click.IntRange(1, 64), default=2, show_default=True, help="Of each guest.")
+@click.option("--json", "json_file", metavar="FILE", help="Write all results as JSON; - is stdout.")
+def matrix(
+    names: Sequence[str],
+    strategies: Sequence[str],
+    file_systems: Sequence[str],
+    writes: int,
+    seed: int,
+    memory: str,
+    cpus: int,
+    json_file: str | None,
+) -> None:
+    """Kernels x strategies x file systems, in one table.
+
+    Each kernel is booted once: `probe`, then `verify` on each file system. A kernel that dies has its reason below the
+    table, and the others go on.
+    """
+    from tracer.output import STDOUT, check_writable, write_text
+    from tracer.vm import kernels as known
+    from tracer.vm import matrix as maker
+
+    if json_file is not None:
+        check_writable(json_file)
+    chosen = names or ["debian", *(line.name for line in known.listing() if line.cached and line.name != "debian")]
+    found = [known.resolve(name) for name in dict.fromkeys(chosen)]
+    plan = maker.Plan(
+        file_systems=tuple(dict.fromkeys(file_systems)) or ("xfs",),
+        strategies=tuple(dict.fromkeys(strategies)),
+        writes=writes,
+        seed=seed,
+        memory=memory,
+        cpus=cpus,
+    )
+    columns = [maker.run(kernel, plan, _note) for kernel in found]
+    if json_file is not None:
+        write_text(json_file, json.dumps(maker.to_json(plan, columns), indent=1, allow_nan=False) + "\n")
+    if json_file != STDOUT:
+        from tracer.report.escape import printable
+
+        for line in maker.table(plan, columns).splitlines():
+            click.echo(printable(line))
+    sys.exit(maker.status(columns))
 
 
 def _note(text: str) -> None:
