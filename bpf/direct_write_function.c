@@ -16,6 +16,8 @@ static inline void complete_begin(u64 dio)
 
 	if (writes.lookup(&kiocb))
 		completing.update(&id, &kiocb);
+	else
+		completing.delete(&id);		/* of a return that was missed: its kiocb may be another's by now */
 }
 
 static inline void complete_return(s64 result)
