@@ -204,3 +204,72 @@ def test_a_machine_that_talks_nonsense_or_ends_is_an_error_of_its_own() -> None:
         assert "two" in guest.console
         ours.close()
         console.close()
+
+
+def _ignore(done: int, steps: int, what: str) -> None:
+    pass
+
+
+def test_a_failed_build_says_why_in_one_line_and_keeps_the_rest(tmp_path: Path) -> None:
+    with pytest.raises(build.BuildError, match=r"make failed \(exit 2\): x.c:1: error: no") as caught:
+        build._build(["sh", "-c", "echo CC a; echo 'x.c:1: error: no'; exit 2"], tmp_path, _ignore)
+    assert caught.value.log.splitlines() == ["CC a", "x.c:1: error: no"]
+    assert caught.value.status == 4
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    with pytest.raises(build.BuildError, match="is full: free 3 GB"):
+        build._build(["sh", "-c", "echo 'as: x.o: No space left on device' >&2; exit 1"], tmp_path, _ignore)
+
+
+def test_a_build_without_an_end_is_ended_with_all_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "LIMIT_SECONDS", 1.0)
+    with pytest.raises(build.BuildError, match="took more than 1 s"):
+        build._build(["sh", "-c", "echo $$ > pid; sleep 1000 & echo $! >> pid; wait"], tmp_path, _ignore)
+    for pid in (tmp_path / "pid").read_text().split():
+        state = Path(f"/proc/{pid}/stat")
+        # An orphan is buried by whoever is init here, some time.
+        assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_progress_is_told(tmp_path: Path) -> None:
+    seen: list[tuple[int, str]] = []
+    build._build(["sh", "-c", "echo a; echo b"], tmp_path, lambda done, steps, what: seen.append((done, what)))
+    assert seen == [(1, "a"), (2, "b")]
+
+
+def test_the_patch_goes_in_and_comes_out_from_any_state(tmp_path: Path) -> None:
+    tree = tmp_path / "linux"
+    before = _files_of_the_patch(tree)
+    for variant in ("stock", "racy", "racy", "stock", "racy"):
+        with build._patched(tree, variant):
+            assert (_contents(tree) == before) == (variant == "stock")
+    (tmp_path / "variant").write_text("unknown")
+    with build._patched(tree, "racy"):
+        assert _contents(tree) != before
+    (tmp_path / "variant").unlink()
+    with build._patched(tree, "stock"):
+        assert _contents(tree) == before
+
+
+def _contents(tree: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in sorted(tree.rglob("*.c"))}
+
+
+def _files_of_the_patch(tree: Path) -> dict[str, str]:
+    """Files that the patch fits: its own context, with lines between where it has gaps."""
+    lines = build.patch().decode().splitlines()
+    text: list[str] = []
+    path = tree
+    for line in [*lines[next(i for i, line in enumerate(lines) if line.startswith("--- ")) :], "--- a/end"]:
+        if line.startswith("--- "):
+            if text:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text("\n".join(text) + "\n")
+            path, text = tree / line.removeprefix("--- a/"), []
+        elif line.startswith("@@"):
+            start = int(line.split()[1].split(",")[0][1:])
+            text += [f"gap {number}" for number in range(len(text) + 1, start)]
+        elif line.startswith((" ", "-")) or not line:
+            text.append(line[1:])
+    return _contents(tree)
