@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tracer.analysis.machine import require_sound
 from tracer.operations import Operations
 
 FOREVER = np.uint64(2**64 - 1)
@@ -71,6 +72,7 @@ def overlapping(
     """
     if chunk < 1:
         raise ValueError("a chunk holds at least one pair")
+    require_sound()
     if np.any(end_a < begin_a) or np.any(end_b < begin_b):
         raise ValueError("an interval ends before it begins")
     if (group_a is None) != (group_b is None):
