@@ -35,8 +35,8 @@ _DROPPED_PARAMETERS = ("virtme_", "console=", "init=", "TERM=", "loglevel=", "ps
 
 _EMULATED_CPU = "max,la57=off,+invtsc,-avx,-avx2"
 """All that TCG can do, but for AVX, which QEMU 7.2 emulates wrongly: numpy.argsort put a third of its arrays into a
-wrong order, and verdicts were wrong for it (tracer/analysis/machine.py). Slower than without, too: numpy in AVX (1.1 s instead of 0.6), and
-five levels of page tables. An invariant TSC spares every look at the clock a call into the HPET."""
+wrong order, and verdicts were wrong for it (tracer/analysis/machine.py). Slower, too, with numpy in AVX (1.1 s instead
+of 0.6), and with five levels of page tables. An invariant TSC spares every look at the clock a call into the HPET."""
 
 _PARAMETERS = (
     "console=ttyS0",
