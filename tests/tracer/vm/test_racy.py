@@ -33,7 +33,7 @@ def test_probe_tells_the_kernels_apart_every_time(vm: machine.Machine) -> None:
 
 
 def test_the_real_kernel_loses_data_and_the_strategies_keep_it(vm: machine.Machine) -> None:
-    words = ["verify", "--fallocate", "kernel", "--writes", "600", "--seed", "11", "-q", "--json", "-"]
+    words = ["verify", "--fallocate", "kernel", "--writes", "300", "--seed", "11", "-q", "--json", "-"]
     done = vm.eofrace(words, timeout=1800)
     data = json.loads(done.stdout)
     cells = {cell["strategy"]: cell for cell in data["cells"]}
