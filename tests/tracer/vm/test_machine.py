@@ -72,7 +72,7 @@ def test_files_come_back(vm: machine.Machine, out: Path) -> None:
 
 
 def test_nothing_else_of_the_host_is_writable(vm: machine.Machine, out: Path) -> None:
-    for place in ("/", "/etc", "/var/tmp", str(SOURCE)):
+    for place in ("/", "/etc", "/var/tmp", "/usr"):
         done = vm.run(["touch", f"{place}/eofrace-was-here"], timeout=60)
         assert done.status != 0, place
         assert b"Read-only file system" in done.stderr
@@ -80,6 +80,9 @@ def test_nothing_else_of_the_host_is_writable(vm: machine.Machine, out: Path) ->
     done = vm.run(["sh", "-c", 'touch "$1" && ls "$2"', "-", f"{out.parent}/eofrace-was-here", str(out)], timeout=60)
     assert done.status == 0, done.stderr
     assert not (out.parent / "eofrace-was-here").exists()
+    # Nor into the checkout, wherever that lies.
+    vm.run(["touch", f"{SOURCE}/eofrace-was-here"], timeout=60)
+    assert not (SOURCE / "eofrace-was-here").exists()
 
 
 def test_a_daemon_left_behind_holds_nobody_up(vm: machine.Machine) -> None:
