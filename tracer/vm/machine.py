@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import selectors
-import shutil
 import socket
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from pathlib import Path
 from tracer.errors import InconclusiveError, UnsupportedError
 from tracer.lab import children
 from tracer.report.escape import printable
-from tracer.vm import agent, command
+from tracer.vm import agent, command, private
 from tracer.vm.command import Share as Share
 from tracer.vm.image import Kernel
 
@@ -76,17 +75,17 @@ def boot(
     """
     command.check_tools()
     with contextlib.ExitStack() as stack:
-        private = stack.enter_context(_private_directory())
+        place = stack.enter_context(private.directory())
         ours, theirs = stack.enter_context(_socketpair())
         console, console_end = stack.enter_context(_socketpair())
-        command.fill_private(private, kernel)
+        command.fill_private(place, kernel)
         words = command.words(
             kernel,
             memory=memory,
             cpus=cpus,
             kvm=kvm,
             shares=shares,
-            private=private,
+            private=place,
             agent_fd=theirs.fileno(),
             console_fd=console_end.fileno(),
         )
@@ -327,13 +326,3 @@ def _socketpair() -> Iterator[tuple[socket.socket, socket.socket]]:
     one, other = socket.socketpair()
     with one, other:
         yield one, other
-
-
-@contextlib.contextmanager
-def _private_directory() -> Iterator[Path]:
-    """A directory of ours whose name a kernel's command line can carry, in a place that the guest sees."""
-    directory = Path(tempfile.mkdtemp(prefix="eofrace-vm-", dir="/var/tmp"))
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)

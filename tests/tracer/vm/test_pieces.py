@@ -1,5 +1,6 @@
 """The VM's parts that need no VM: framing, cache, images, kernel builds' keys, QEMU's words."""
 
+import os
 import shlex
 import socket
 import subprocess
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracer.errors import UsageError
-from tracer.vm import agent, build, cache, command, debian, machine
+from tracer.vm import agent, build, cache, command, debian, machine, private
 from tracer.vm.image import Kernel, release_of
 
 
@@ -273,3 +274,21 @@ def _files_of_the_patch(tree: Path) -> dict[str, str]:
         elif line.startswith((" ", "-")) or not line:
             text.append(line[1:])
     return _contents(tree)
+
+
+def test_what_a_killed_run_left_is_swept_up_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(private, "_PLACE", tmp_path)
+    with private.directory() as used:
+        left, young, foreign = (tmp_path / f"eofrace-vm-{name}" for name in ("left", "young", "foreign"))
+        for path in (left, young):
+            path.mkdir(mode=0o700)
+        foreign.mkdir(mode=0o755)
+        (tmp_path / "eofrace-vm-link").symlink_to(foreign)
+        (left / "file").touch()
+        for path in (used, left, foreign):
+            os.utime(path, (1, 1))
+        private.sweep()
+        assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("eofrace-vm-")) == sorted(
+            [used.name, young.name, foreign.name, "eofrace-vm-link"]
+        )
+    assert not used.exists()
