@@ -34,6 +34,8 @@ _LOOP_ROOM = 12
 _MARGIN = 64 << 20
 """Bytes to leave free where the scratch file system's backing file lies."""
 _PREFLIGHT_WRITES = 24
+_SUBMITS_SYNCHRONOUSLY = {"zfs": "io_submit(2) does the whole of a write there (zpl_iter_write, OpenZFS 2.3.2)"}
+"""File systems on which Linux AIO has one write in flight at a time, and why: next to nothing would meet there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,13 +190,15 @@ def choose_engine(options: Options, scratch: Scratch, notes: list[str]) -> tuple
         if wanted != "native":
             return wanted, direct
         why = "O_DIRECT is refused" if not direct else _aio_refused(file.path)
+    if why is None and options.aio is None:
+        why = _SUBMITS_SYNCHRONOUSLY.get(scratch.fs)
     if why is None:
         return "native", True
     if options.aio == "native":
         raise UnsupportedError(
             f"aio=native does not work on {scratch.fs} here ({why}): use --aio threads or another --dir"
         )
-    notes.append(f"aio=threads was chosen: {why} on {scratch.fs}")
+    notes.append(f"aio=threads was chosen on {scratch.fs}: {why}")
     return "threads", direct
 
 

@@ -33,6 +33,8 @@ def newest() -> Kernel:
             return kernel
     with cache.lock("debian"), cache.staging() as staged:
         archive = download(package, staged)
+        for part in _parts(archive):
+            download(part, staged)
         return unpack(archive, name="debian")
 
 
@@ -70,7 +72,7 @@ def download(package: str, target: Path) -> Path:
         raise UnsupportedError(
             f"{package} was not downloaded in {_DOWNLOAD_SECONDS:g} s: is the mirror slow?"
         ) from error
-    archives = sorted(target.glob("*.deb"))
+    archives = sorted(target.glob(f"{package}_*.deb"))
     if done.returncode != 0 or len(archives) != 1:
         lines = [line for line in done.stdout.splitlines() if line.strip()] or ["no reason given"]
         raise UnsupportedError(f"apt-get cannot download {package} ({printable(lines[-1])}): try apt-get update first")
@@ -80,25 +82,33 @@ def download(package: str, target: Path) -> Path:
 def unpack(archive: Path, name: str) -> Kernel:
     """The kernel of a linux-image .deb, unpacked with its modules into the cache.
 
-    Raises `UsageError` for a file that is no such package.
+    Debian 14's kernels come in parts (linux-binary, linux-modules), which must lie beside it. Raises `UsageError` for
+    a file that is no such package, or has no such parts.
     """
     shown = printable(str(archive))
-    try:
-        with archive.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise UsageError(f"{shown}: {error.strerror}: name a linux-image .deb") from error
+    digest = _digest(archive)
+    archives = [archive]
+    for part in _parts(archive):
+        found = sorted(path for path in archive.parent.glob("*.deb") if path.name.startswith(f"{part}_"))
+        if not found:
+            raise UsageError(f"{shown}: consists of parts, and {part} does not lie beside it: apt-get download {part}")
+        archives.append(found[-1])
+    if len(archives) > 1:
+        digest = hashlib.sha256("".join(_digest(path) for path in archives).encode()).hexdigest()
     entry = directory() / digest[:24]
     described = cache.read_json(entry / "kernel.json")
     if described is not None:
         return _kernel(entry, name, described["release"])
     with cache.staging() as staged:
         tree = staged / "tree"
-        try:
-            children.run(["dpkg-deb", "-x", str(archive.resolve()), str(tree)], seconds=_UNPACK_SECONDS)
-        except children.ChildError as error:
-            raise UsageError(f"{shown}: not a Debian package that can be unpacked ({error})") from error
-        images = sorted((tree / "boot").glob("vmlinuz-*"))
+        for path in archives:
+            try:
+                children.run(["dpkg-deb", "-x", str(path.resolve()), str(tree)], seconds=_UNPACK_SECONDS)
+            except children.ChildError as error:
+                raise UsageError(
+                    f"{printable(str(path))}: not a Debian package that can be unpacked ({error})"
+                ) from error
+        images = sorted([*(tree / "boot").glob("vmlinuz-*"), *(tree / "usr/lib/modules").glob("*/vmlinuz")])
         if len(images) != 1:
             raise UsageError(f"{shown}: holds no kernel: name a linux-image .deb (not the -dbg or meta package)")
         release = release_of(images[0])
@@ -113,6 +123,23 @@ def unpack(archive: Path, name: str) -> Kernel:
         cache.write_json(ready / "kernel.json", {"release": release, "package": archive.name, "sha256": digest})
         cache.publish(ready, entry)
     return _kernel(entry, name, release)
+
+
+def _digest(archive: Path) -> str:
+    try:
+        with archive.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise UsageError(f"{printable(str(archive))}: {error.strerror}: name a linux-image .deb") from error
+
+
+def _parts(archive: Path) -> list[str]:
+    """Packages that hold what a linux-image package only depends on (Debian's linux 7.3.4-1); none of an older one."""
+    try:
+        depends = children.run(["dpkg-deb", "-f", str(archive.resolve()), "Depends"], seconds=60).stdout
+    except children.ChildError as error:
+        raise UsageError(f"{printable(str(archive))}: not a Debian package ({error})") from error
+    return re.findall(r"(?<!\S)(linux-(?:binary|modules)-[\w.+~-]+)", depends)
 
 
 def _module_places(tree: Path, release: str) -> Sequence[Path]:

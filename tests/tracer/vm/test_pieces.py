@@ -123,17 +123,18 @@ def test_a_deb_that_is_none(tmp_path: Path) -> None:
     assert not debian.directory().exists()
 
 
-def _package(base: Path, files: dict[str, bytes]) -> Path:
-    tree = base / "tree"
+def _package(base: Path, files: dict[str, bytes], name: str = "x.deb", depends: str = "libc6") -> Path:
+    tree = base / f"tree of {name}"
     (tree / "DEBIAN").mkdir(parents=True)
     (tree / "DEBIAN" / "control").write_text(
         "Package: linux-image-x\nVersion: 1\nArchitecture: amd64\nMaintainer: a <a@b>\nDescription: x\n"
+        f"Depends: {depends}\n"
     )
-    for name, content in files.items():
-        (tree / name).parent.mkdir(parents=True, exist_ok=True)
-        (tree / name).write_bytes(content)
-    subprocess.run(["dpkg-deb", "-b", tree, base / "x.deb"], check=True, capture_output=True)
-    return base / "x.deb"
+    for path, content in files.items():
+        (tree / path).parent.mkdir(parents=True, exist_ok=True)
+        (tree / path).write_bytes(content)
+    subprocess.run(["dpkg-deb", "-b", tree, base / name], check=True, capture_output=True)
+    return base / name
 
 
 def test_a_deb_is_unpacked_once_with_its_modules(tmp_path: Path) -> None:
@@ -152,6 +153,21 @@ def test_a_deb_is_unpacked_once_with_its_modules(tmp_path: Path) -> None:
 def test_a_deb_without_a_kernel(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no kernel"):
         debian.unpack(_package(tmp_path, {"usr/share/doc/x": b""}), "x.deb")
+
+
+def test_a_deb_in_parts(tmp_path: Path) -> None:
+    parts = "dracut | initramfs-tools, linux-binary-7.3-x (= 1), linux-base, linux-modules-7.3-x (= 1)"
+    archive = _package(tmp_path, {"usr/share/doc/x": b""}, depends=parts)
+    image = _image(tmp_path / "image", b"7.3-x #1\0").read_bytes()
+    _package(tmp_path, {"usr/lib/modules/7.3-x/vmlinuz": image}, "linux-binary-7.3-x_1_amd64.deb")
+    with pytest.raises(UsageError, match="linux-modules-7.3-x does not lie beside it: apt-get download"):
+        debian.unpack(archive, "x.deb")
+    _package(tmp_path, {"usr/lib/modules/7.3-x/modules.order": b""}, "linux-modules-7.3-x_1_amd64.deb")
+    kernel = debian.unpack(archive, "x.deb")
+    assert kernel.release == "7.3-x"
+    assert kernel.modules is not None
+    assert (kernel.modules / "modules.dep").exists()
+    assert debian.unpack(archive, "x.deb") == kernel
 
 
 def test_modules_of_a_kernel_beside_it(tmp_path: Path) -> None:

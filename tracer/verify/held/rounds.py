@@ -271,13 +271,8 @@ def _failing(stage: Stage, hold: Hold, script: Script) -> Iterator[None]:
                 return
         hold.fail()
 
-    thread = threading.Thread(target=run, name="failing write", daemon=True)
-    thread.start()
-    try:
+    with _beside("failing write", run, stop):
         yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 @contextlib.contextmanager
@@ -291,7 +286,14 @@ def _watchdog(stage: Stage) -> Iterator[None]:
                 for hold in list(stage.holds):
                     hold.release()
 
-    thread = threading.Thread(target=run, name="held disk watchdog", daemon=True)
+    with _beside("held disk watchdog", run, stop):
+        yield
+
+
+@contextlib.contextmanager
+def _beside(name: str, run: Callable[[], None], stop: threading.Event) -> Iterator[None]:
+    """`run` in a thread of its own; it ends when `stop` is set, which leaving this does."""
+    thread = threading.Thread(target=run, name=name, daemon=True)
     thread.start()
     try:
         yield
