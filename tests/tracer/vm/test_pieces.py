@@ -160,7 +160,7 @@ def test_a_deb_in_parts(tmp_path: Path) -> None:
     archive = _package(tmp_path, {"usr/share/doc/x": b""}, depends=parts)
     image = _image(tmp_path / "image", b"7.3-x #1\0").read_bytes()
     _package(tmp_path, {"usr/lib/modules/7.3-x/vmlinuz": image}, "linux-binary-7.3-x_1_amd64.deb")
-    with pytest.raises(UsageError, match="linux-modules-7.3-x does not lie beside it: apt-get download"):
+    with pytest.raises(UsageError, match=r"linux-modules-7.3-x does not lie beside it: apt-get download"):
         debian.unpack(archive, "x.deb")
     _package(tmp_path, {"usr/lib/modules/7.3-x/modules.order": b""}, "linux-modules-7.3-x_1_amd64.deb")
     kernel = debian.unpack(archive, "x.deb")
