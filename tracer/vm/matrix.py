@@ -42,6 +42,11 @@ class Column:
     verify: dict[str, dict[str, Any]] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
 
+    @property
+    def heading(self) -> str:
+        """What the table calls it: a file by what it holds."""
+        return self.release if "/" in self.name else self.name
+
     def to_json(self) -> dict[str, Any]:
         """As `vm matrix --json` shows it."""
         return {
@@ -112,7 +117,7 @@ def to_json(plan: Plan, columns: Sequence[Column]) -> dict[str, Any]:
 
 def table(plan: Plan, columns: Sequence[Column]) -> str:
     """Plain text for a mail: a column for each kernel, a block of rows for each file system."""
-    rows: list[tuple[str, ...]] = [("", *(column.name for column in columns))]
+    rows: list[tuple[str, ...]] = [("", *(column.heading for column in columns))]
     for fs in plan.file_systems:
         rows.append((fs, *("" for _ in columns)))
         rows += [(f"  fallocate {mode}", *(_probed(column, fs, mode) for column in columns)) for mode in _MODES]
@@ -122,11 +127,11 @@ def table(plan: Plan, columns: Sequence[Column]) -> str:
     widths = [max(len(row[at]) for row in rows) for at in range(len(columns) + 1)]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.append("")
-    lines += [f"{column.name}: Linux {column.release}" for column in columns]
+    lines += [f"{column.name}: Linux {column.release}" for column in columns if column.heading == column.name]
     lines.append(
         f"{plan.writes} guest writes a cell, seed {plan.seed}; (n): pairs of zero-write and write that lost data"
     )
-    lines += [f"{column.name}: {error}" for column in columns for error in column.errors]
+    lines += [f"{column.heading}: {error}" for column in columns for error in column.errors]
     return "\n".join(lines) + "\n"
 
 
