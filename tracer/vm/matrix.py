@@ -7,6 +7,7 @@ from typing import Any
 
 from tracer.errors import EofraceError, Status
 from tracer.vm import kvm, machine
+from tracer.vm.build import VARIANTS
 from tracer.vm.image import Kernel
 
 SCHEMA = "eofrace.matrix/1"
@@ -45,7 +46,7 @@ class Column:
     @property
     def heading(self) -> str:
         """What the table calls it: a file by what it holds."""
-        return self.release if "/" in self.name else self.name
+        return self.name if self.name in ("debian", *VARIANTS) else self.release
 
     def to_json(self) -> dict[str, Any]:
         """As `vm matrix --json` shows it."""
