@@ -114,6 +114,12 @@ class Btf:
             raise UnsupportedError(f"{self._name} is corrupt at {name} ({error}): {_REMEDY}") from error
         return self._base.tracepoint(name) if self._base else None
 
+    def mentions(self, name: str) -> bool:
+        """Whether any type, member or function of the kernel has that name."""
+        start, end = self._strings
+        found = self._data.find(f"\0{name}\0".encode(), start, end) >= 0
+        return found or (self._base is not None and self._base.mentions(name))
+
     def _index(self) -> None:
         data = self._data
         magic, version, _, header, type_off, type_len, str_off, str_len = _HEADER.unpack_from(data)

@@ -114,6 +114,10 @@ def test_module_on_top_of_vmlinux() -> None:
     assert module.offset("thing.tail") == 40
     assert base.offset("xfs_inode.i_vnode") is None
     assert module.tracepoint("begin") == ("kiocb", "")
+    assert module.mentions("xfs_inode")
+    assert module.mentions("thing")
+    assert not base.mentions("xfs_inode")
+    assert not module.mentions("hing")
 
 
 def test_nested_without_end() -> None:

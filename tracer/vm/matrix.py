@@ -132,6 +132,12 @@ def table(plan: Plan, columns: Sequence[Column]) -> str:
     lines.append(
         f"{plan.writes} guest writes a cell, seed {plan.seed}; (n): pairs of zero-write and write that lost data"
     )
+    lines += [
+        f"{column.heading} on {fs}: evidence by the driver's own clock, the kernel was not watched"
+        for column in columns
+        for fs, found in column.verify.items()
+        if any(cell.get("evidence") == "driver" for cell in found["cells"])
+    ]
     lines += [f"{column.heading}: {error}" for column in columns for error in column.errors]
     return "\n".join(lines) + "\n"
 

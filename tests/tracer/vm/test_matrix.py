@@ -38,6 +38,12 @@ def test_the_table_is_one_for_a_mail() -> None:
     ]
 
 
+def test_a_kernel_that_was_not_watched_is_named() -> None:
+    blind = column("debian", "safe", none="unsafe")
+    blind.verify["xfs"]["cells"][0]["evidence"] = "driver"
+    assert table(PLAN, [blind]).splitlines()[-1].startswith("debian on xfs: evidence by the driver's own clock")
+
+
 def test_a_kernel_of_a_file_is_called_by_its_release() -> None:
     text = table(PLAN, [Column("bzImage", "7.3.0-mine", errors=["verify: exit 3: it hung"])])
     assert text.splitlines()[0].split() == ["7.3.0-mine"]
