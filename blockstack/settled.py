@@ -5,9 +5,21 @@ leave its tracked request, its buffer and its newly allocated clusters to others
 """
 
 import asyncio
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+class Uncancellable(asyncio.Future[T]):
+    """A future that a cancelled task goes on waiting for: the task is cancelled when the result is there.
+
+    Task.cancel() asks the future that the task waits for to be cancelled; where that refuses, CancelledError is thrown
+    when the future is done. asyncio.shield() comes to the same with two more futures and three callbacks a request.
+    """
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Refused."""
+        return False
 
 
 async def settled(future: "asyncio.Future[T]") -> T:

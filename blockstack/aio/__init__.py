@@ -5,6 +5,7 @@ names.
 from collections.abc import Callable
 from typing import Protocol
 
+from blockstack.aio.io_uring import IoUring
 from blockstack.aio.linux_aio import LinuxAio
 from blockstack.aio.threads import ThreadPool
 from blockstack.buffers import AlignedBuffer
@@ -27,7 +28,11 @@ class Engine(Protocol):
         ...
 
 
-ENGINES: dict[str, Callable[[int, Journal | None], Engine]] = {"native": LinuxAio, "threads": ThreadPool}
+ENGINES: dict[str, Callable[[int, Journal | None], Engine]] = {
+    "native": LinuxAio,
+    "threads": ThreadPool,
+    "io_uring": IoUring,
+}
 """Constructors by the name `--aio` takes; the arguments are the file descriptor and the journal."""
 
-__all__ = ["ENGINES", "Engine", "LinuxAio", "ThreadPool"]
+__all__ = ["ENGINES", "Engine", "IoUring", "LinuxAio", "ThreadPool"]

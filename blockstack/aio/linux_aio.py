@@ -1,21 +1,18 @@
 """aio=native: Linux AIO (io_submit(2), io_getevents(2), an eventfd in the asyncio loop), as block/linux-aio.c does it.
 
-Requests of one turn of the event loop go out in one io_submit. The buffers must be aligned for O_DIRECT: without
-O_DIRECT, io_submit would write synchronously and nothing would ever be in flight. Written on ctypes, because the
-bindings to be had (caio 0.9 on PyPI) submit buffers of their own that are not aligned.
+The buffers must be aligned for O_DIRECT: without O_DIRECT, io_submit would write synchronously and nothing would ever
+be in flight. Written on ctypes, because the bindings to be had (caio 0.9 on PyPI) submit buffers of their own that are
+not aligned.
 """
 
-import asyncio
 import ctypes
 import errno
 import os
 import platform
-from collections import deque
-from dataclasses import dataclass
+import struct
 
-from blockstack.buffers import AlignedBuffer
-from blockstack.journal import Entry, Journal, Kind
-from blockstack.settled import settled
+from blockstack.aio.batch import BatchedEngine, Pending
+from blockstack.journal import Journal
 
 DEPTH = 128  # iocbs in flight at once (QEMU: MAX_EVENTS 1024)
 
@@ -31,35 +28,13 @@ _SYSCALLS = {
     "ppc64le": {"io_setup": 227, "io_destroy": 228, "io_getevents": 229, "io_submit": 230},
 }
 
+_IOCB = struct.Struct("=QIiHhIQqqQII")
+"""struct iocb of <linux/aio_abi.h>, little-endian layout: data, key, rw_flags, lio_opcode, reqprio, fildes, buf,
+nbytes, offset, reserved2, flags, resfd.
+"""
 
-class _Iocb(ctypes.Structure):
-    """struct iocb of <linux/aio_abi.h>, little-endian layout."""
-
-    _fields_ = (
-        ("data", ctypes.c_uint64),
-        ("key", ctypes.c_uint32),
-        ("rw_flags", ctypes.c_int32),
-        ("lio_opcode", ctypes.c_uint16),
-        ("reqprio", ctypes.c_int16),
-        ("fildes", ctypes.c_uint32),
-        ("buf", ctypes.c_uint64),
-        ("nbytes", ctypes.c_uint64),
-        ("offset", ctypes.c_int64),
-        ("reserved2", ctypes.c_uint64),
-        ("flags", ctypes.c_uint32),
-        ("resfd", ctypes.c_uint32),
-    )
-
-
-class _IoEvent(ctypes.Structure):
-    """struct io_event of <linux/aio_abi.h>."""
-
-    _fields_ = (
-        ("data", ctypes.c_uint64),
-        ("obj", ctypes.c_uint64),
-        ("res", ctypes.c_int64),
-        ("res2", ctypes.c_int64),
-    )
+_EVENT = struct.Struct("=QQqq")
+"""struct io_event of <linux/aio_abi.h>: data, obj, res, res2."""
 
 
 class _Timespec(ctypes.Structure):
@@ -80,26 +55,11 @@ def _syscall(name: str, *arguments: object) -> int:
     return result
 
 
-@dataclass(slots=True, eq=False)
-class _Pending:
-    """One request from queueing to completion."""
-
-    opcode: int
-    buffer: AlignedBuffer  # kept: the kernel knows only its address
-    length: int
-    offset: int
-    request: int
-    future: "asyncio.Future[int]"
-    entry: Entry | None = None
-
-
-class LinuxAio:
+class LinuxAio(BatchedEngine):
     """One AIO context for one file. Raises OSError where the kernel has no AIO (ENOSYS) or no room (EAGAIN)."""
 
     def __init__(self, fd: int, journal: Journal | None = None) -> None:
-        self._fd = fd
-        self._journal = journal
-        self._loop = asyncio.get_running_loop()
+        super().__init__(fd, journal)
         self._context = ctypes.c_ulong(0)
         self._eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         try:
@@ -108,25 +68,15 @@ class LinuxAio:
             os.close(self._eventfd)
             raise
         self._loop.add_reader(self._eventfd, self._reap)
-        self._iocbs = (_Iocb * DEPTH)()
-        self._by_address = {ctypes.addressof(iocb): slot for slot, iocb in enumerate(self._iocbs)}
-        self._addresses = list(self._by_address)
+        self._iocbs = ctypes.create_string_buffer(DEPTH * _IOCB.size)
+        first = ctypes.addressof(self._iocbs)
+        self._addresses = [first + slot * _IOCB.size for slot in range(DEPTH)]
+        self._by_address = {address: slot for slot, address in enumerate(self._addresses)}
         self._free = list(range(DEPTH))
-        self._in_flight: dict[int, _Pending] = {}
-        self._queue: deque[_Pending] = deque()
+        self._in_flight: dict[int, Pending] = {}
         self._batch = (ctypes.c_uint64 * DEPTH)()
-        self._events = (_IoEvent * DEPTH)()
+        self._events = ctypes.create_string_buffer(DEPTH * _EVENT.size)
         self._no_wait = _Timespec(0, 0)
-        self._scheduled = False
-
-    async def pread(self, buffer: AlignedBuffer, length: int, offset: int) -> int:
-        """Read into `buffer`. Returns the bytes read, fewer only at the end of the file. Raises OSError."""
-        return await self._enqueue(_IOCB_CMD_PREAD, buffer, length, offset, 0)
-
-    async def pwrite(self, buffer: AlignedBuffer, length: int, offset: int, request: int) -> None:
-        """Write `length` bytes; a short write is ENOSPC (QEMU: qemu_laio_process_completion). Raises OSError."""
-        if await self._enqueue(_IOCB_CMD_PWRITE, buffer, length, offset, request) != length:
-            raise OSError(errno.ENOSPC, "short write")
 
     def close(self) -> None:
         """Destroy the context; io_destroy(2) would wait for what is in flight."""
@@ -136,79 +86,39 @@ class LinuxAio:
         finally:
             os.close(self._eventfd)
 
-    async def _enqueue(self, opcode: int, buffer: AlignedBuffer, length: int, offset: int, request: int) -> int:
-        pending = _Pending(opcode, buffer, length, offset, request, self._loop.create_future())
-        self._queue.append(pending)
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._submit)
-        result = await settled(pending.future)
-        if result < 0:
-            raise OSError(-result, os.strerror(-result))
-        return result
+    def _room(self) -> int:
+        return len(self._free)
 
-    def _submit(self) -> None:
-        """Send as much of the queue as the context takes, in one system call."""
-        self._scheduled = False
-        count = min(len(self._queue), len(self._free))
-        if count == 0:
-            return
-        size = self._size() if self._journal is not None else -1
-        slots = []
-        for index in range(count):
-            pending, slot = self._queue[index], self._free[-1 - index]
-            slots.append(slot)
-            self._prepare(slot, pending, size)
-            self._batch[index] = self._addresses[slot]
-            self._in_flight[slot] = pending
-        try:
-            sent = _syscall("io_submit", self._context, ctypes.c_long(count), ctypes.byref(self._batch))
-        except OSError as error:
-            sent = 0
-            failed = error.errno or errno.EIO
-        else:
-            failed = 0
-        for slot in slots[sent:]:
-            self._unsend(self._in_flight.pop(slot))
-        for _ in range(sent):
-            self._queue.popleft()
-        if sent:
-            del self._free[-sent:]
-        if failed == errno.EAGAIN and self._in_flight:
-            return  # tried again when something has completed
-        if failed:
-            # The error is the first request's (io_submit(2)); with nothing in flight EAGAIN would never clear.
-            self._queue.popleft().future.set_result(-failed)
-        if self._queue:
-            self._schedule()
+    def _busy(self) -> bool:
+        return bool(self._in_flight)
 
-    def _size(self) -> int:
-        return os.fstat(self._fd).st_size
-
-    def _schedule(self) -> None:
-        if not self._scheduled and self._free:
-            self._scheduled = True
-            self._loop.call_soon(self._submit)
-
-    def _prepare(self, slot: int, pending: _Pending, size: int) -> None:
-        iocb = self._iocbs[slot]
-        iocb.data = pending.request
-        iocb.lio_opcode = pending.opcode
-        iocb.fildes = self._fd
-        iocb.buf = pending.buffer.address
-        iocb.nbytes = pending.length
-        iocb.offset = pending.offset
-        iocb.flags = _IOCB_FLAG_RESFD
-        iocb.resfd = self._eventfd
-        if self._journal is not None and pending.opcode == _IOCB_CMD_PWRITE:
-            pending.entry = self._journal.begin(
-                Kind.WRITE, pending.offset, pending.length, request=pending.request, size=size
+    def _send(self, batch: list[Pending]) -> int:
+        count = len(batch)
+        slots = self._free[-count:]
+        fd, eventfd = self._fd, self._eventfd
+        for index, (slot, pending) in enumerate(zip(slots, batch, strict=True)):
+            _IOCB.pack_into(
+                self._iocbs,
+                slot * _IOCB.size,
+                pending.request,
+                0,
+                0,
+                _IOCB_CMD_PWRITE if pending.write else _IOCB_CMD_PREAD,
+                0,
+                fd,
+                pending.buffer.address,
+                pending.length,
+                pending.offset,
+                0,
+                _IOCB_FLAG_RESFD,
+                eventfd,
             )
-
-    def _unsend(self, pending: _Pending) -> None:
-        if self._journal is not None and pending.entry is not None:
-            self._journal.entries.remove(pending.entry)
-            pending.entry = None
+            self._batch[index] = self._addresses[slot]
+        sent = _syscall("io_submit", self._context, ctypes.c_long(count), ctypes.byref(self._batch))
+        self._in_flight.update(zip(slots[:sent], batch, strict=False))
+        del self._free[-count:]
+        self._free.extend(slots[sent:])
+        return sent
 
     def _reap(self) -> None:
         """Complete what the kernel has completed (called when the eventfd is readable)."""
@@ -216,7 +126,8 @@ class LinuxAio:
             os.eventfd_read(self._eventfd)
         except BlockingIOError:
             return
-        while True:
+        count = DEPTH
+        while count == DEPTH:
             count = _syscall(
                 "io_getevents",
                 self._context,
@@ -225,17 +136,10 @@ class LinuxAio:
                 ctypes.byref(self._events),
                 ctypes.byref(self._no_wait),
             )
-            for event in self._events[:count]:
-                slot = self._by_address[event.obj]
-                self._complete(self._in_flight.pop(slot), int(event.res))
+            for _, address, result, _ in _EVENT.iter_unpack(memoryview(self._events)[: count * _EVENT.size]):
+                slot = self._by_address[address]
+                pending = self._in_flight.pop(slot)
                 self._free.append(slot)
-            if count < DEPTH:
-                break
-        if self._queue:
-            self._schedule()
-
-    def _complete(self, pending: _Pending, result: int) -> None:
-        if self._journal is not None and pending.entry is not None:
-            self._journal.end(pending.entry, result, self._size)
-        if not pending.future.done():
-            pending.future.set_result(result)
+                self._end(pending, result)
+                pending.future.set_result(result)
+        self._schedule()

@@ -12,7 +12,7 @@ from blockstack.aio import ENGINES
 from blockstack.fallocate import BEHAVIOURS, DEFAULT
 from blockstack.guest.stamp import MAX_WRITES
 from blockstack.strategies import AUTO, STRATEGIES
-from tracer.errors import UnsupportedError, UsageError
+from tracer.errors import UsageError
 from tracer.lab.scratch import KINDS
 
 DEFAULT_WRITES = 2000
@@ -47,7 +47,7 @@ Exit status: 0 every protecting strategy is confirmed, 1 one is unsafe or corrup
 )
 @click.option(
     "--aio",
-    type=click.Choice(["native", "threads", "io_uring"]),
+    type=click.Choice(list(ENGINES)),
     help="How data writes reach the kernel.  [default: native]",
 )
 @click.option(
@@ -130,8 +130,6 @@ def verify(
     from tracer.verify.options import Options
     from tracer.verify.session import Session
 
-    if aio is not None and aio not in ENGINES:
-        raise UnsupportedError(f"aio={aio} is not in this version: use --aio {' or '.join(ENGINES)}")
     if held:
         _refuse_what_held_chooses()
     if json_file is not None:

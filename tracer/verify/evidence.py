@@ -79,8 +79,8 @@ def _operations(entries: list[Entry], kinds: dict[Kind, Op], dev: int, ino: int)
 def _link(seen: Operations, journal: Journal) -> int:
     """Give each kernel operation the id of its request, and count what only one of the two, kernel and driver, knows.
 
-    A Linux AIO write carries the id in its iocb. Any other call is found by its thread and its time: it lies within
-    the interval that the driver took around it.
+    A Linux AIO write carries the id in its iocb, an io_uring write in its sqe's user_data. Any other call is found by
+    its thread and its time: it lies within the interval that the driver took around it.
     """
     calls: dict[int, list[Entry]] = defaultdict(list)
     expected: dict[int, int] = defaultdict(int)
@@ -98,7 +98,7 @@ def _link(seen: Operations, journal: Journal) -> int:
     unknown = 0
     for index in range(len(seen)):
         op = seen[index]
-        if op["op"] == Op.AIO_WRITE:
+        if op["op"] in (Op.AIO_WRITE, Op.URING_WRITE):
             candidates = by_request.get((int(op["request"]), int(op["offset"])), [])
             found = next((entry for entry in candidates if _within(op, entry) and expected.get(id(entry))), None)
         else:

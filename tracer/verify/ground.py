@@ -71,7 +71,7 @@ class Ground:
         """What a data write of the driver is, by its own evidence."""
         if not self.direct:
             return Op.BUFFERED_WRITE
-        return Op.AIO_WRITE if self.aio == "native" else Op.DIRECT_WRITE
+        return {"native": Op.AIO_WRITE, "io_uring": Op.URING_WRITE}.get(self.aio, Op.DIRECT_WRITE)
 
     def gather(self, journal: Journal, dev: int, ino: int) -> tuple[Evidence, int, int]:
         """The evidence on one file since the last call: the trace, events dropped, operations unfinished."""
@@ -187,28 +187,29 @@ def choose_engine(options: Options, scratch: Scratch, notes: list[str]) -> tuple
                 raise
             direct = False
         wanted = options.aio or "native"
-        if wanted != "native":
+        if wanted == "threads":
             return wanted, direct
-        why = "O_DIRECT is refused" if not direct else _aio_refused(file.path)
+        why = "O_DIRECT is refused" if not direct else _engine_refused(wanted, file.path)
     if why is None and options.aio is None:
         why = _SUBMITS_SYNCHRONOUSLY.get(scratch.fs)
     if why is None:
-        return "native", True
-    if options.aio == "native":
+        return wanted, True
+    if options.aio is not None:
         raise UnsupportedError(
-            f"aio=native does not work on {scratch.fs} here ({why}): use --aio threads or another --dir"
+            f"aio={wanted} does not work on {scratch.fs} here ({why}): use --aio threads or another --dir"
         )
     notes.append(f"aio=threads was chosen on {scratch.fs}: {why}")
     return "threads", direct
 
 
-def _aio_refused(path: Path) -> str | None:
+def _engine_refused(aio: str, path: Path) -> str | None:
     async def attempt() -> str | None:
         fd = os.open(path, os.O_RDWR | os.O_DIRECT)
         try:
-            ENGINES["native"](fd, None).close()
+            ENGINES[aio](fd, None).close()
         except OSError as error:
-            return f"Linux AIO is refused ({error.strerror or error})"
+            name = "Linux AIO" if aio == "native" else aio
+            return f"{name} is refused ({error.strerror or error})"
         finally:
             os.close(fd)
         return None

@@ -158,7 +158,7 @@ def test_a_strategy_for_xfs_alone_protects_nothing_elsewhere(tmp_path: Path) -> 
         (("--writes", "-5"), Status.USAGE, "-5"),
         (("--writes", "1000000000"), Status.USAGE, "1000000000"),
         (("--seed", "x"), Status.USAGE, "x"),
-        (("--aio", "io_uring"), Status.UNSUPPORTED, "native"),
+        (("--aio", "posix"), Status.USAGE, "posix"),
         (("--dir", "/nonexistent"), Status.USAGE, "/nonexistent"),
         (("--dir", "/etc/passwd"), Status.USAGE, "/etc/passwd"),
         (("--dir", "/proc"), Status.USAGE, "/proc"),

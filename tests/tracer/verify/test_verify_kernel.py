@@ -139,3 +139,18 @@ def test_without_privileges_it_falls_back_and_says_so(tmp_path: Path) -> None:
     assert done.returncode == Status.OK, done.stdout + done.stderr
     assert "evidence: driver" in done.stdout
     assert "note: " in done.stdout
+
+
+def test_io_uring() -> None:
+    """Writes are linked by their user_data. RFC option 1 acts on aio=native alone: here it is a second control."""
+    done = eofrace("verify", "--evidence", "kernel", "--aio", "io_uring", "--writes", "800", "--json", "-", timeout=600)
+    found = cells(json.loads(done.stdout))
+    for strategy in set(PROTECTING) - {"serialise-xfs-native"}:
+        for fallocate in ("kernel", "legacy-xfs"):
+            cell = found[strategy, fallocate]
+            assert (cell["verdict"], cell["unaccounted"], cell["aio"]) == ("confirmed", 0, "io_uring"), cell["reason"]
+    for strategy in ("none", "serialise-xfs-native"):
+        assert found[strategy, "legacy-xfs"]["verdict"] == "corrupt"
+        assert found[strategy, "legacy-xfs"]["lost_bytes"] == found[strategy, "legacy-xfs"]["lost_bytes_traced"] > 0
+        assert found[strategy, "kernel"]["exposed"] > 0
+    assert done.returncode == Status.HAZARD
