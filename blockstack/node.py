@@ -71,7 +71,7 @@ class Node(ABC):
         if length == 0:
             return b""
         start, end = self._align(offset, offset + length)
-        async with self.tracker.track(TrackedRequest(offset, length, RequestType.READ)) as request:
+        with self.tracker.track(TrackedRequest(offset, length, RequestType.READ)) as request:
             await self.tracker.wait_serialising(request)
             data = await self._preadv(request, start, end - start)
         return data if len(data) == length else data[offset - start : offset - start + length]
@@ -87,7 +87,7 @@ class Node(ABC):
         self._check_writable()
         if length == 0:
             return
-        async with self.tracker.track(TrackedRequest(offset, length, RequestType.WRITE, metadata=metadata)) as request:
+        with self.tracker.track(TrackedRequest(offset, length, RequestType.WRITE, metadata=metadata)) as request:
             start, end = self._align(offset, offset + length)
             padded = (start, end) != (offset, offset + length)
             if padded:
@@ -120,9 +120,7 @@ class Node(ABC):
             await self.pwrite_zeroes(start, end - start, unmap=unmap, metadata=metadata)
             await self.pwritev(end, [bytes(offset + length - end)], metadata=metadata)
             return
-        async with self.tracker.track(
-            TrackedRequest(offset, length, RequestType.ZERO_WRITE, metadata=metadata)
-        ) as request:
+        with self.tracker.track(TrackedRequest(offset, length, RequestType.ZERO_WRITE, metadata=metadata)) as request:
             await self.tracker.wait_serialising(request)
             try:
                 await self._pwrite_zeroes(request, offset, length, unmap=unmap)

@@ -8,9 +8,7 @@ each wait.
 import asyncio
 import enum
 import errno
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from blockstack.journal import Entry, Journal, Kind, RequestFlag
 
@@ -27,25 +25,39 @@ class RequestType(enum.Enum):
     FLUSH = enum.auto()
 
 
-@dataclass(eq=False, slots=True)
 class TrackedRequest:
     """A request in flight on one node. Offsets and lengths in bytes."""
 
-    offset: int
-    length: int
-    type: RequestType
-    metadata: bool = False
-    id: int = 0
-    serialising: bool = False
-    overlap_offset: int = 0
-    overlap_end: int = 0
-    waiting_for: "TrackedRequest | None" = None
-    waiters: list["asyncio.Future[None]"] = field(default_factory=list)
-    entry: Entry | None = None
+    __slots__ = (
+        "counted",
+        "entry",
+        "id",
+        "length",
+        "metadata",
+        "offset",
+        "overlap_end",
+        "overlap_offset",
+        "serialising",
+        "tracker",
+        "type",
+        "waiters",
+        "waiting_for",
+    )
 
-    def __post_init__(self) -> None:
-        self.overlap_offset = self.offset
-        self.overlap_end = self.offset + self.length
+    def __init__(self, offset: int, length: int, type: RequestType, metadata: bool = False) -> None:
+        self.offset = offset
+        self.length = length
+        self.type = type
+        self.metadata = metadata
+        self.id = 0
+        self.serialising = False
+        self.overlap_offset = offset
+        self.overlap_end = offset + length
+        self.waiting_for: TrackedRequest | None = None
+        self.waiters: list[_Waiter] = []
+        self.entry: Entry | None = None
+        self.tracker: RequestTracker | None = None
+        self.counted = False  # among its tracker's serialising requests
 
     @property
     def end(self) -> int:
@@ -55,6 +67,15 @@ class TrackedRequest:
     def overlaps(self, other: "TrackedRequest") -> bool:
         """Whether the two overlap ranges share a byte (QEMU: tracked_request_overlaps)."""
         return self.overlap_offset < other.overlap_end and other.overlap_offset < self.overlap_end
+
+    def conflicts(self, other: "TrackedRequest") -> bool:
+        """Whether this request has to wait for `other`."""
+        return (
+            other.waiting_for is None
+            and (other.serialising or self.serialising)
+            and other is not self
+            and self.overlaps(other)
+        )
 
     def stretch(self, end: int) -> None:
         """Let the overlap range reach to `end`, for a request whose effect goes beyond its own bytes."""
@@ -66,6 +87,19 @@ class TrackedRequest:
         self.overlap_offset -= self.overlap_offset % alignment
         if self.overlap_end < MAX_LENGTH:
             self.overlap_end += -self.overlap_end % alignment
+        if self.tracker is not None and not self.counted:
+            self.counted = True
+            self.tracker.serialising += 1
+
+
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    """A request that sleeps until another one has ended; `again`: and then until nothing conflicts with it."""
+
+    request: TrackedRequest
+    done: "asyncio.Future[None]"
+    again: bool
+    entry: Entry | None = None
 
 
 class RequestTracker:
@@ -73,66 +107,34 @@ class RequestTracker:
 
     def __init__(self, journal: Journal | None = None) -> None:
         self.in_flight: list[TrackedRequest] = []
+        self.serialising = 0  # of them (QEMU: serialising_in_flight): with none, nobody has to look for conflicts
         self.waits = 0  # how often a request had to wait
         self._journal = journal
         self._idle: list[asyncio.Future[None]] = []
 
-    @asynccontextmanager
-    async def track(self, request: TrackedRequest) -> AsyncIterator[TrackedRequest]:
-        """Keep `request` in the list while the body runs; wake those that wait for it afterwards."""
-        journal = self._journal
-        if journal is not None:
-            request.id = journal.next_request()
-            request.entry = journal.begin(
-                Kind.REQUEST, request.offset, request.length, request=request.id, flags=_flags(request)
-            )
-        self.in_flight.append(request)
-        result = -errno.ECANCELED
-        try:
-            yield request
-            result = 0
-        except OSError as error:
-            result = -(error.errno or errno.EIO)
-            raise
-        finally:
-            self.in_flight.remove(request)
-            if journal is not None and request.entry is not None:
-                if request.serialising:
-                    request.entry.flags |= RequestFlag.SERIALISING
-                journal.end(request.entry, result)
-            _wake(request.waiters)
-            if not self.in_flight:
-                _wake(self._idle)
+    def track(self, request: TrackedRequest) -> "Tracked":
+        """A context that keeps `request` in the list, and wakes those that wait for it afterwards."""
+        return Tracked(self, request)
 
     def conflicting(self, request: TrackedRequest) -> TrackedRequest | None:
         """The first request that `request` has to wait for (QEMU: bdrv_find_conflicting_request)."""
+        if not (self.serialising or request.serialising):
+            return None
         for other in self.in_flight:
-            if other is request or not (other.serialising or request.serialising):
-                continue
-            if request.overlaps(other) and other.waiting_for is None:
+            # Most of them wait themselves, if any does.
+            if other.waiting_for is None and request.conflicts(other):
                 return other
         return None
 
     async def wait_serialising(self, request: TrackedRequest) -> None:
         """Return when nothing in flight conflicts with `request` (QEMU: bdrv_wait_serialising_requests_locked)."""
-        while (other := self.conflicting(request)) is not None:
-            await self.wait_for(request, other)
+        other = self.conflicting(request)
+        if other is not None:
+            await self._wait(request, other, again=True)
 
     async def wait_for(self, request: TrackedRequest, other: TrackedRequest) -> None:
-        """Let `request` sleep until `other` has ended."""
-        self.waits += 1
-        entry = None
-        if self._journal is not None:
-            entry = self._journal.begin(Kind.WAIT, request.offset, request.length, request=request.id)
-        done = asyncio.get_running_loop().create_future()
-        other.waiters.append(done)
-        request.waiting_for = other
-        try:
-            await done
-        finally:
-            request.waiting_for = None
-            if self._journal is not None and entry is not None:
-                self._journal.end(entry, other.id)
+        """Let `request` sleep until `other` has ended, whatever else there is."""
+        await self._wait(request, other, again=False)
 
     async def drain(self) -> None:
         """Return when nothing is in flight (QEMU: bdrv_drain)."""
@@ -140,6 +142,104 @@ class RequestTracker:
             idle = asyncio.get_running_loop().create_future()
             self._idle.append(idle)
             await idle
+
+    async def _wait(self, request: TrackedRequest, other: TrackedRequest, *, again: bool) -> None:
+        waiter = _Waiter(request, asyncio.get_running_loop().create_future(), again)
+        self._sleep(waiter, other)
+        try:
+            await waiter.done
+        finally:
+            if request.waiting_for is not None:  # cancelled
+                self._slept(waiter, request.waiting_for)
+
+    def _sleep(self, waiter: _Waiter, other: TrackedRequest) -> None:
+        request = waiter.request
+        self.waits += 1
+        if self._journal is not None:
+            waiter.entry = self._journal.begin(Kind.WAIT, request.offset, request.length, request=request.id)
+        other.waiters.append(waiter)
+        request.waiting_for = other
+
+    def _slept(self, waiter: _Waiter, other: TrackedRequest) -> None:
+        waiter.request.waiting_for = None
+        if self._journal is not None and waiter.entry is not None:
+            self._journal.end(waiter.entry, other.id)
+
+    def begin(self, request: TrackedRequest) -> None:
+        """`request` is in flight from now on (QEMU: tracked_request_begin)."""
+        journal = self._journal
+        if journal is not None:
+            request.id = journal.next_request()
+            request.entry = journal.begin(
+                Kind.REQUEST, request.offset, request.length, request=request.id, flags=_flags(request)
+            )
+        request.tracker = self
+        if request.serialising:
+            request.counted = True
+            self.serialising += 1
+        self.in_flight.append(request)
+
+    def end(self, request: TrackedRequest, result: int) -> None:
+        """`request` has ended with 0 or -errno (QEMU: tracked_request_end)."""
+        self.in_flight.remove(request)
+        self.serialising -= request.counted
+        if self._journal is not None and request.entry is not None:
+            if request.serialising:
+                request.entry.flags |= RequestFlag.SERIALISING
+            self._journal.end(request.entry, result)
+        if request.waiters:
+            # Whoever ended goes on first, as in QEMU, where the woken run when the waker yields (aio_co_wake): a
+            # zero-write's own data write comes before the next zero-write.
+            asyncio.get_running_loop().call_soon(self._wake, request)
+        if self._idle and not self.in_flight:
+            for idle in self._idle:
+                if not idle.done():
+                    idle.set_result(None)
+            self._idle.clear()
+
+    def _wake(self, ended: TrackedRequest) -> None:
+        """Each that waited for `ended` looks again, in order (QEMU: the loop around qemu_co_queue_wait).
+
+        They look here, not in their own tasks: of many zero-writes stretched to infinity one can go on, and to wake the
+        others would cost each of them a turn of the event loop for every one that ends.
+        """
+        last: TrackedRequest | None = None
+        for waiter in ended.waiters:
+            request = waiter.request
+            if waiter.done.done():
+                continue  # cancelled
+            self._slept(waiter, ended)
+            if waiter.again:
+                # Who has just been let go is the likeliest to be in the way of the next.
+                other = last if last is not None and request.conflicts(last) else self.conflicting(request)
+                if other is not None:
+                    self._sleep(waiter, other)
+                    continue
+                last = request
+            waiter.done.set_result(None)
+        ended.waiters.clear()
+
+
+class Tracked:
+    """The context that `RequestTracker.track` makes."""
+
+    __slots__ = ("_request", "_tracker")
+
+    def __init__(self, tracker: RequestTracker, request: TrackedRequest) -> None:
+        self._tracker = tracker
+        self._request = request
+
+    def __enter__(self) -> TrackedRequest:
+        self._tracker.begin(self._request)
+        return self._request
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        result = 0
+        if isinstance(error, OSError):
+            result = -(error.errno or errno.EIO)
+        elif error is not None:
+            result = -errno.ECANCELED
+        self._tracker.end(self._request, result)
 
 
 def _flags(request: TrackedRequest) -> int:
@@ -151,10 +251,3 @@ def _flags(request: TrackedRequest) -> int:
     if request.metadata:
         flags |= RequestFlag.METADATA
     return int(flags)
-
-
-def _wake(waiters: list["asyncio.Future[None]"]) -> None:
-    for waiter in waiters:
-        if not waiter.done():
-            waiter.set_result(None)
-    waiters.clear()

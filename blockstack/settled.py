@@ -5,6 +5,8 @@ leave its tracked request, its buffer and its newly allocated clusters to others
 """
 
 import asyncio
+import types
+from collections.abc import Coroutine, Generator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -37,3 +39,47 @@ async def settled(future: "asyncio.Future[T]") -> T:
         future.exception()  # seen, so that the loop does not report it as lost
         raise cancelled
     return future.result()
+
+
+async def uninterrupted(coroutine: Coroutine[Any, Any, T]) -> T:
+    """The result of `coroutine`, run in the caller's own task, to its end also if that is cancelled.
+
+    As `settled(ensure_future(coroutine))`, without a task of its own for each request: what the coroutine waits for
+    is waited for through an uncancellable future, and a cancellation is raised when the coroutine has ended.
+    """
+    return await _drive(coroutine)
+
+
+@types.coroutine
+def _drive(coroutine: Coroutine[Any, Any, T]) -> Generator[Any, None, T]:
+    cancelled: asyncio.CancelledError | None = None
+    while True:
+        try:
+            awaited = coroutine.send(None)
+        except StopIteration as stop:
+            if cancelled is not None:
+                raise cancelled from None
+            result: T = stop.value
+            return result
+        except BaseException:
+            if cancelled is not None:
+                raise cancelled from None
+            raise
+        if awaited is not None and not isinstance(awaited, Uncancellable):
+            awaited._asyncio_future_blocking = False
+            awaited = _shadow(awaited)
+            awaited._asyncio_future_blocking = True
+        try:
+            yield awaited
+        except asyncio.CancelledError as error:
+            cancelled = error
+        except Exception:  # noqa: S110
+            # The future's own: the coroutine asks the future for its result when it goes on.
+            pass
+
+
+def _shadow(future: "asyncio.Future[Any]") -> "Uncancellable[None]":
+    """Done when `future` is; whoever waits for `future` asks that for the result."""
+    shadow: Uncancellable[None] = Uncancellable(loop=future.get_loop())
+    future.add_done_callback(lambda _: shadow.set_result(None))
+    return shadow

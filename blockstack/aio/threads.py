@@ -1,13 +1,11 @@
 """aio=threads: pread(2) and pwrite(2) in a thread pool (QEMU: handle_aiocb_rw in block/file-posix.c)."""
 
-import asyncio
 import errno
 import os
-from concurrent.futures import ThreadPoolExecutor
 
 from blockstack.buffers import AlignedBuffer
 from blockstack.journal import Journal, Kind
-from blockstack.settled import settled
+from blockstack.workers import Workers
 
 WORKERS = 16
 
@@ -18,21 +16,19 @@ class ThreadPool:
     def __init__(self, fd: int, journal: Journal | None = None) -> None:
         self._fd = fd
         self._journal = journal
-        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="aio-threads")
+        self._pool = Workers(WORKERS, "aio-threads")
 
     async def pread(self, buffer: AlignedBuffer, length: int, offset: int) -> int:
         """Read until `length` bytes or the end of the file. Returns the bytes read. Raises OSError."""
-        loop = asyncio.get_running_loop()
-        return await settled(loop.run_in_executor(self._pool, self._pread, buffer, length, offset))
+        return await self._pool.run(self._pread, buffer, length, offset)
 
     async def pwrite(self, buffer: AlignedBuffer, length: int, offset: int, request: int) -> None:
         """Write all of `length` bytes. Raises OSError."""
-        loop = asyncio.get_running_loop()
-        await settled(loop.run_in_executor(self._pool, self._pwrite, buffer, length, offset, request))
+        await self._pool.run(self._pwrite, buffer, length, offset, request)
 
     def close(self) -> None:
         """End the worker threads."""
-        self._pool.shutdown()
+        self._pool.close()
 
     def _pread(self, buffer: AlignedBuffer, length: int, offset: int) -> int:
         done = 0

@@ -9,10 +9,9 @@ import ctypes
 import errno
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 from blockstack.journal import Journal, Kind
-from blockstack.settled import settled
+from blockstack.workers import Workers
 
 FALLOC_FL_KEEP_SIZE = 0x01
 FALLOC_FL_PUNCH_HOLE = 0x02
@@ -30,7 +29,7 @@ class FileCalls:
     def __init__(self, fd: int, journal: Journal | None = None) -> None:
         self._fd = fd
         self.journal = journal
-        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="fallocate")
+        self._pool = Workers(WORKERS, "fallocate")
 
     def size(self) -> int:
         """i_size in bytes, now."""
@@ -39,7 +38,7 @@ class FileCalls:
     async def run(self, call: Callable[[], None]) -> None:
         """Run `call` in the pool, to its end; from the end of this turn of the event loop, as Linux AIO its batch."""
         await asyncio.sleep(0)
-        await settled(asyncio.get_running_loop().run_in_executor(self._pool, call))
+        await self._pool.run(call)
 
     def fallocate(self, mode: int, offset: int, length: int, request: int) -> None:
         """fallocate(2), in the calling thread. Raises OSError."""
@@ -62,7 +61,7 @@ class FileCalls:
 
     def close(self) -> None:
         """End the worker threads."""
-        self._pool.shutdown()
+        self._pool.close()
 
     def _journalled(
         self, kind: Kind, offset: int, length: int, flags: int, request: int, call: Callable[[], None]

@@ -15,7 +15,7 @@ from blockstack.qcow2.mapping import Mapping
 from blockstack.qcow2.overlap import MetadataMap
 from blockstack.qcow2.refcounts import Refcounts
 from blockstack.requests import TrackedRequest
-from blockstack.settled import settled
+from blockstack.settled import uninterrupted
 
 MAX_WORKERS = 8
 """Parts of one guest request that run at the same time (QEMU: QCOW2_MAX_WORKERS)."""
@@ -103,7 +103,7 @@ class Qcow2(Node):
 
     async def _pwritev(self, request: TrackedRequest, offset: int, buffers: Sequence[Buffer]) -> None:
         # To its end, also for a caller that is cancelled: clusters are allocated and linked on the way.
-        await settled(asyncio.ensure_future(self._pwritev_parts(offset, buffers)))
+        await uninterrupted(self._pwritev_parts(offset, buffers))
 
     async def _pwritev_parts(self, offset: int, buffers: Sequence[Buffer]) -> None:
         """Allocate part by part, and run the parts side by side (QEMU: qcow2_co_pwritev_part)."""
@@ -264,7 +264,7 @@ class Qcow2(Node):
     # Making it stable
 
     async def _flush(self) -> None:
-        await settled(asyncio.ensure_future(self._flush_caches()))
+        await uninterrupted(self._flush_caches())
 
     async def _flush_caches(self) -> None:
         """Refcounts, then the L2 tables that rely on them, each followed by a barrier (QEMU: qcow2_write_caches)."""

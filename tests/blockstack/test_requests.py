@@ -27,7 +27,7 @@ class Play:
         request = self.requests[name] = TrackedRequest(offset, length, RequestType.WRITE)
 
         async def work() -> None:
-            async with self.tracker.track(request):
+            with self.tracker.track(request):
                 if stretch:
                     request.stretch(stretch)
                 if serialising:
@@ -235,9 +235,9 @@ def test_journal_without_serialising_has_no_wait() -> None:
 def test_journal_names_the_type(type_: RequestType, metadata: bool, flags: RequestFlag) -> None:
     async def main() -> None:
         journal = Journal()
-        with pytest.raises(OSError, match="broken"):
-            async with RequestTracker(journal).track(TrackedRequest(0, 1, type_, metadata=metadata)):
-                raise OSError(28, "broken")
+        request = TrackedRequest(0, 1, type_, metadata=metadata)
+        with pytest.raises(OSError, match="broken"), RequestTracker(journal).track(request):
+            raise OSError(28, "broken")
         (entry,) = journal.entries
         assert entry.flags == flags
         assert entry.result == -28

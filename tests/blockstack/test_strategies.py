@@ -69,7 +69,7 @@ def test_auto_serialises_unless_it_was_told(known_safe: set[str] | None, seriali
         file = Facts(True, True)
         strategy = Auto(None if known_safe is None else frozenset(known_safe))
         request = TrackedRequest(1000, 100, RequestType.ZERO_WRITE)
-        async with file.tracker.track(request):
+        with file.tracker.track(request):
             await strategy.order_post_eof_zero_write(request, file)
             assert request.serialising is serialises
             assert strategy.relies_on_kernel("xfs") is not serialises
@@ -86,7 +86,7 @@ def test_by_facts(name: str, xfs: bool, native: bool) -> None:
         strategy = STRATEGIES[name]
         assert strategy.uses_alloc_space(file) is USES_ALLOC_SPACE[name](xfs, native)
         request = TrackedRequest(1000, 100, RequestType.ZERO_WRITE)
-        async with file.tracker.track(request):
+        with file.tracker.track(request):
             await strategy.order_post_eof_zero_write(request, file)
             serialises = SERIALISES[name](xfs, native)
             assert request.serialising is serialises
