@@ -1,0 +1,5 @@
+"""How fast the driver is: ratios against a named peer, measured in the same run on the same scratch file system.
+
+`python -m bench blockstack` drives blockstack and `qemu-img bench` with the same requests. Each measurement is a
+process of its own, rounds are interleaved, and what is printed is a ratio with an interval, never bare seconds.
+"""

@@ -1,0 +1,23 @@
+"""`python -m bench`: one command for each thing that is measured."""
+
+import sys
+
+import click
+
+from bench.command import blockstack
+from tracer.errors import EofraceError
+
+
+@click.group(help=__import__("bench").__doc__)
+def main() -> None:
+    """See the package."""
+
+
+main.add_command(blockstack)
+
+if __name__ == "__main__":
+    try:
+        main()
+    except EofraceError as error:
+        click.echo(f"bench: {error}", err=True)
+        sys.exit(error.status)
