@@ -1,0 +1,128 @@
+"""Errors of the real kernel, in every engine: the caller gets them as they are, and the image stays consistent."""
+
+import asyncio
+import errno
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import blockstack
+from blockstack.aio import ENGINES
+from tests.blockstack.support import check, needs_qemu, payload, qemu_io, run
+from tracer.lab.scratch import loop_scratch
+
+pytestmark = pytest.mark.usefixtures("direct")
+
+CLUSTER = 65536
+MIB = 1 << 20
+
+engines = pytest.mark.parametrize("aio", list(ENGINES))
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """RLIMIT_FSIZE: a write that reaches over it is short, one behind it EFBIG (Python ignores SIGXFSZ)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@engines
+def test_a_write_over_the_limit_in_a_raw_file(tmp_path: Path, aio: str) -> None:
+    """A short write is ENOSPC in the asynchronous engines (QEMU: qemu_laio_process_completion); threads go on, and
+    the kernel says EFBIG then (handle_aiocb_rw).
+    """
+    path, data = tmp_path / "f", payload(1, CLUSTER)
+    path.write_bytes(bytes(16 * CLUSTER))
+
+    async def main() -> None:
+        async with blockstack.open(path, "raw", aio=aio) as disk:
+            with file_size_limit(8 * CLUSTER):
+                await disk.pwritev(7 * CLUSTER, [data])
+                with pytest.raises(OSError, match=r".") as behind:
+                    await disk.pwritev(8 * CLUSTER, [data])
+                with pytest.raises(OSError, match=r".") as across:
+                    await disk.pwritev(8 * CLUSTER - 4096, [data])
+            assert behind.value.errno == errno.EFBIG
+            assert across.value.errno == (errno.EFBIG if aio == "threads" else errno.ENOSPC)
+            await disk.pwritev(8 * CLUSTER, [data])
+            assert await disk.preadv(8 * CLUSTER, CLUSTER) == data
+
+    run(main())
+
+
+async def fill(disk: blockstack.Disk, codes: set[int], clusters: int) -> list[int]:
+    """Write into every cluster, eight at a time; the clusters that were acknowledged."""
+    done: list[int] = []
+
+    async def one(cluster: int) -> None:
+        offset, length = (0, CLUSTER) if cluster % 2 else (4096, 8192)
+        try:
+            await disk.pwritev(cluster * CLUSTER + offset, [bytes([cluster % 255 + 1]) * length])
+        except OSError as error:
+            codes.add(error.errno or 0)
+        else:
+            done.append(cluster)
+
+    for first in range(0, clusters, 8):
+        await asyncio.gather(*(one(cluster) for cluster in range(first, first + 8)))
+    return done
+
+
+def verify(path: Path, done: list[int]) -> None:
+    check(path)
+    commands = []
+    for cluster in done:
+        offset, length = (0, CLUSTER) if cluster % 2 else (4096, 8192)
+        commands.append(f"read -P {cluster % 255 + 1} {cluster * CLUSTER + offset} {length}")
+    qemu_io(path, *commands)
+
+
+@needs_qemu
+@engines
+def test_an_image_that_may_not_grow(tmp_path: Path, aio: str) -> None:
+    path, codes = tmp_path / "image", set[int]()
+
+    async def main() -> list[int]:
+        await blockstack.create(path, 64 * CLUSTER)
+        async with blockstack.open(path, aio=aio) as disk:
+            with file_size_limit(24 * CLUSTER + 4096):
+                return await fill(disk, codes, 64)
+
+    done = run(main())
+    assert codes
+    assert codes <= {errno.EFBIG, errno.ENOSPC}
+    assert 8 <= len(done) < 32
+    verify(path, done)
+
+
+@needs_qemu
+@engines
+@pytest.mark.root
+def test_a_file_system_that_is_full(tmp_path: Path, aio: str) -> None:
+    with loop_scratch("xfs", 300 * MIB, tmp_path) as scratch:
+        path, codes = scratch.path / "image", set[int]()
+        with (scratch.path / "ballast").open("wb") as ballast:
+
+            async def main() -> list[int]:
+                await blockstack.create(path, 256 * CLUSTER)
+                async with blockstack.open(path, aio=aio) as disk:
+                    await fill(disk, codes, 8)
+                    assert not codes
+                    free = os.statvfs(scratch.path)
+                    os.posix_fallocate(ballast.fileno(), 0, (free.f_bavail * free.f_frsize) - 4 * MIB)
+                    done = await fill(disk, codes, 256)
+                    ballast.truncate(0)
+                    return done
+
+            done = run(main())
+        assert codes == {errno.ENOSPC}
+        assert len(done) < 256
+        verify(path, done)
