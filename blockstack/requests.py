@@ -8,6 +8,7 @@ each wait.
 import asyncio
 import enum
 import errno
+from collections import deque
 from dataclasses import dataclass
 
 from blockstack.journal import Entry, Journal, Kind, RequestFlag
@@ -54,7 +55,7 @@ class TrackedRequest:
         self.overlap_offset = offset
         self.overlap_end = offset + length
         self.waiting_for: TrackedRequest | None = None
-        self.waiters: list[_Waiter] = []
+        self.waiters: deque[_Waiter] = deque()
         self.entry: Entry | None = None
         self.tracker: RequestTracker | None = None
         self.counted = False  # among its tracker's serialising requests
@@ -100,6 +101,7 @@ class _Waiter:
     done: "asyncio.Future[None]"
     again: bool
     entry: Entry | None = None
+    woken_by: TrackedRequest | None = None  # whose other waiters look when this one has gone on
 
 
 class RequestTracker:
@@ -151,6 +153,8 @@ class RequestTracker:
         finally:
             if request.waiting_for is not None:  # cancelled
                 self._slept(waiter, request.waiting_for)
+            if waiter.woken_by is not None:
+                asyncio.get_running_loop().call_soon(self._wake, waiter.woken_by)
 
     def _sleep(self, waiter: _Waiter, other: TrackedRequest) -> None:
         request = waiter.request
@@ -198,26 +202,23 @@ class RequestTracker:
             self._idle.clear()
 
     def _wake(self, ended: TrackedRequest) -> None:
-        """Each that waited for `ended` looks again, in order (QEMU: the loop around qemu_co_queue_wait).
+        """Those that waited for `ended` look again, in order, until one may go on (QEMU: qemu_co_queue_restart_all).
 
         They look here, not in their own tasks: of many zero-writes stretched to infinity one can go on, and to wake the
-        others would cost each of them a turn of the event loop for every one that ends.
+        others would cost each of them a turn of the event loop for every one that ends. The others look when it has
+        done its next step, in which it may turn serialising.
         """
-        last: TrackedRequest | None = None
-        for waiter in ended.waiters:
-            request = waiter.request
+        while ended.waiters:
+            waiter = ended.waiters.popleft()
             if waiter.done.done():
                 continue  # cancelled
             self._slept(waiter, ended)
-            if waiter.again:
-                # Who has just been let go is the likeliest to be in the way of the next.
-                other = last if last is not None and request.conflicts(last) else self.conflicting(request)
-                if other is not None:
-                    self._sleep(waiter, other)
-                    continue
-                last = request
-            waiter.done.set_result(None)
-        ended.waiters.clear()
+            other = self.conflicting(waiter.request) if waiter.again else None
+            if other is None:
+                waiter.woken_by = ended
+                waiter.done.set_result(None)
+                return
+            self._sleep(waiter, other)
 
 
 class Tracked:

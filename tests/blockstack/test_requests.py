@@ -263,3 +263,30 @@ def test_sequence_numbers_are_unique() -> None:
         assert 0 not in numbers
 
     run(main())
+
+
+def test_a_woken_request_takes_its_next_step_before_the_next_one_looks() -> None:
+    """A zero-write waits twice: before it is serialising, and after. What is behind it must not slip in between."""
+
+    async def main() -> None:
+        tracker, log = RequestTracker(), []
+
+        async def zero_write(offset: int) -> None:
+            with tracker.track(TrackedRequest(offset, 512, RequestType.ZERO_WRITE)) as request:
+                await tracker.wait_serialising(request)
+                request.stretch(MAX_LENGTH)
+                request.make_serialising(512)
+                await tracker.wait_serialising(request)
+                log.append(offset)
+                await turns(3)
+
+        async def write(offset: int) -> None:
+            with tracker.track(TrackedRequest(offset, 512, RequestType.WRITE)) as request:
+                await tracker.wait_serialising(request)
+                log.append(offset)
+                await turns(3)
+
+        await asyncio.gather(zero_write(0), zero_write(512), write(1024), zero_write(1536), write(2048))
+        assert log == [0, 512, 1024, 1536, 2048]
+
+    run(main())
