@@ -71,6 +71,8 @@ async def create(
     *,
     format: str = "qcow2",
     cluster_size: int = 65536,
+    version: int = 3,
+    refcount_bits: int = 16,
     backing_file: str | None = None,
     backing_format: str | None = None,
 ) -> None:
@@ -88,6 +90,8 @@ async def create(
             Path(filename),
             size,
             cluster_size=cluster_size,
+            version=version,
+            refcount_bits=refcount_bits,
             backing_file=backing_file,
             backing_format=backing_format,
         )

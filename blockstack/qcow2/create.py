@@ -1,4 +1,4 @@
-"""Makes a new qcow2 v3 image (QEMU: qcow2_co_create), laid out as qemu-img does: header, refcounts, L1 table."""
+"""Makes a new qcow2 image (QEMU: qcow2_co_create), laid out as qemu-img does: header, refcounts, L1 table."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 
 from blockstack.errors import ImageError
 from blockstack.qcow2.header import MAX_L1_BYTES, Header
+from blockstack.qcow2.widths import pack, refcount_dtype
 
 
 def create(
@@ -14,6 +15,8 @@ def create(
     size: int,
     *,
     cluster_size: int = 65536,
+    version: int = 3,
+    refcount_bits: int = 16,
     backing_file: str | None = None,
     backing_format: str | None = None,
 ) -> None:
@@ -25,24 +28,34 @@ def create(
         raise ImageError(f"cluster size {cluster_size} is not a power of two from 512 to 2097152")
     if not 0 <= size <= 2**62:
         raise ImageError(f"impossible disk size {size}")
-    header = Header(3, cluster_size.bit_length() - 1, size, 0, 0, cluster_size, 1)
+    if version not in (2, 3):
+        raise ImageError(f"unsupported qcow2 version {version}: 2 or 3")
+    if refcount_bits not in (1, 2, 4, 8, 16, 32, 64):
+        raise ImageError(f"refcount width {refcount_bits} is not a power of two from 1 to 64 bits")
+    if version < 3 and refcount_bits != 16:
+        raise ImageError("version 2 has refcounts of 16 bits only: use version 3")
+    header = Header(version, cluster_size.bit_length() - 1, size, 0, 0, cluster_size, 1)
+    header.refcount_order = refcount_bits.bit_length() - 1
     header.backing_file, header.backing_format = backing_file, backing_format
     header.l1_entries = header.l1_needed
     if header.l1_entries * 8 > MAX_L1_BYTES:
         raise ImageError(f"a disk of {size} bytes needs larger clusters")
     l1_clusters = max(1, -(-header.l1_entries * 8 // cluster_size))
-    header.l1_offset = 3 * cluster_size if header.l1_entries else 0
-    used = 3 + (l1_clusters if header.l1_entries else 0)
-    per_block = cluster_size // 2
-    blocks = 1
-    while used + blocks - 1 > blocks * per_block:
+    if not header.l1_entries:
+        l1_clusters = 0
+    per_block = header.refcounts_per_block
+    blocks = table = 1
+    while 1 + table + l1_clusters + blocks > blocks * per_block or blocks * 8 > table * cluster_size:
         blocks += 1
+        table = -(-blocks * 8 // cluster_size)
+    header.refcount_table_clusters = table
+    first = 1 + table
+    header.l1_offset = (first + 1) * cluster_size if header.l1_entries else 0
     # Refcount blocks beyond the first lie behind the L1 table.
-    offsets = [2 * cluster_size, *((used + i) * cluster_size for i in range(blocks - 1))]
-    used += blocks - 1
-    if blocks * 8 > cluster_size:
-        raise ImageError(f"a disk of {size} bytes needs larger clusters")
-    refcounts = np.zeros(blocks * per_block, dtype=">u2")
+    behind = first + 1 + l1_clusters
+    offsets = [first * cluster_size, *((behind + i) * cluster_size for i in range(blocks - 1))]
+    used = behind + blocks - 1
+    refcounts = np.zeros(blocks * per_block, dtype=refcount_dtype(header.refcount_order))
     refcounts[:used] = 1
     packed = header.pack()
     if len(packed) > cluster_size:
@@ -53,7 +66,7 @@ def create(
         os.ftruncate(fd, used * cluster_size)
         _pwrite_all(fd, np.array(offsets, dtype=">u8").tobytes(), cluster_size)
         for index, offset in enumerate(offsets):
-            _pwrite_all(fd, refcounts[index * per_block : (index + 1) * per_block].tobytes(), offset)
+            _pwrite_all(fd, pack(refcounts[index * per_block : (index + 1) * per_block], header.refcount_order), offset)
         _pwrite_all(fd, packed, 0)
         os.fsync(fd)
     finally:

@@ -16,6 +16,8 @@ MAX_L1_BYTES = 32 << 20
 """QEMU: QCOW_MAX_L1_SIZE."""
 MAX_REFTABLE_BYTES = 8 << 20
 """QEMU: QCOW_MAX_REFTABLE_SIZE."""
+MAX_REFCOUNT_ORDER = 6
+"""Refcounts of 2^6 = 64 bits are the widest."""
 MAX_BACKING_NAME = 1023
 """QEMU refuses longer names ("Backing file name too long")."""
 
@@ -67,6 +69,11 @@ class Header:
         return self.cluster_size // 8
 
     @property
+    def refcounts_per_block(self) -> int:
+        """Refcounts in one refcount block, which fills one cluster."""
+        return self.cluster_size * 8 >> self.refcount_order
+
+    @property
     def l1_needed(self) -> int:
         """L1 entries that `size` takes."""
         return -(-self.size // (self.cluster_size * self.l2_entries))
@@ -83,7 +90,8 @@ class Header:
         backing = (self.backing_file or "").encode("utf-8", "surrogateescape")
         if len(backing) > MAX_BACKING_NAME:
             raise ImageError("the name of the backing file is longer than 1023 bytes")
-        backing_offset = V3_LENGTH + len(extensions) if backing else 0
+        tail = b"" if self.version < 3 else _V3_TAIL.pack(0, 0, 0, self.refcount_order, V3_LENGTH)
+        backing_offset = V2_LENGTH + len(tail) + len(extensions) if backing else 0
         return (
             _V2.pack(
                 MAGIC,
@@ -100,7 +108,7 @@ class Header:
                 0,
                 0,
             )
-            + _V3_TAIL.pack(0, 0, 0, self.refcount_order, V3_LENGTH)
+            + tail
             + extensions
             + backing
         )
@@ -139,8 +147,8 @@ class Header:
             _refuse_features(incompatible)
             if header_length < V3_LENGTH or header_length > (1 << cluster_bits):
                 raise ImageError(f"header length {header_length} is impossible")
-        if refcount_order != 4:
-            raise ImageError("refcounts of other than 16 bits are not supported")
+        if refcount_order > MAX_REFCOUNT_ORDER:
+            raise ImageError(f"refcounts of 2^{refcount_order} bits are impossible: 1 to 64")
         header = cls(
             version,
             cluster_bits,
@@ -150,7 +158,8 @@ class Header:
             refcount_table_offset,
             refcount_table_clusters,
             snapshots,
-            autoclear=autoclear,
+            refcount_order,
+            autoclear,
         )
         header.backing_format = _backing_format(data, header_length, backing_offset)
         if backing_offset:

@@ -14,6 +14,7 @@ from blockstack.errors import ImageError
 from blockstack.node import Node
 from blockstack.qcow2.header import MAX_REFTABLE_BYTES, Header
 from blockstack.qcow2.overlap import MetadataMap
+from blockstack.qcow2.widths import RefcountArray, pack, refcount_dtype, unpack
 
 _MAX_CLUSTER_OFFSET: Final = 2**56
 """Host offsets of L1 and L2 entries have 56 bits."""
@@ -23,15 +24,15 @@ _TABLE_POINTER: Final = 48
 
 
 class Refcounts:
-    """Refcounts of 16 bits, one for each host cluster."""
+    """Refcounts of the header's width, one for each host cluster."""
 
     def __init__(self, header: Header, file: Node, metadata: MetadataMap) -> None:
         self._header = header
         self._file = file
         self._metadata = metadata
-        self._per_block = header.cluster_size // 2
+        self._per_block = header.refcounts_per_block
         self._table: npt.NDArray[np.uint64] = np.zeros(0, dtype=np.uint64)
-        self._blocks: dict[int, npt.NDArray[np.uint16]] = {}
+        self._blocks: dict[int, RefcountArray] = {}
         self._dirty: set[int] = set()
         self._free_from = 0
 
@@ -117,7 +118,7 @@ class Refcounts:
         self._blocks[cluster // self._per_block][cluster % self._per_block] = references
         self._dirty.add(cluster // self._per_block)
 
-    async def _block(self, index: int) -> npt.NDArray[np.uint16] | None:
+    async def _block(self, index: int) -> RefcountArray | None:
         if index in self._blocks:
             return self._blocks[index]
         if index >= len(self._table) or not self._table[index]:
@@ -128,7 +129,7 @@ class Refcounts:
             # To take its clusters for free would overwrite what the lost block counted.
             raise ImageError(f"the refcount block at {offset} lies beyond the end of the file")
         data = await self._file.preadv(offset, self._readable(offset, length))
-        block = np.frombuffer(data.ljust(length, b"\0"), dtype=">u2").astype(np.uint16)
+        block = unpack(data.ljust(length, b"\0"), self._header.refcount_order)
         self._blocks[index] = block
         return block
 
@@ -158,14 +159,14 @@ class Refcounts:
         if (first + self._per_block) * self._header.cluster_size >= _MAX_CLUSTER_OFFSET:
             raise OSError(errno.EFBIG, "the image file is full")
         self._metadata.check(first * self._header.cluster_size, self._header.cluster_size)
-        self._blocks[index] = np.zeros(self._per_block, dtype=np.uint16)
+        self._blocks[index] = np.zeros(self._per_block, dtype=refcount_dtype(self._header.refcount_order))
         self._table[index] = first * self._header.cluster_size
         self._set(first, 1)
         await self._write_block(index)
         self._dirty.discard(index)
 
     async def _write_block(self, index: int) -> None:
-        data = self._blocks[index].astype(">u2").tobytes()
+        data = pack(self._blocks[index], self._header.refcount_order)
         try:
             await self._file.pwritev(int(self._table[index]), [data], metadata=True)
         except OSError:
