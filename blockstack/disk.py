@@ -57,7 +57,9 @@ class Disk:
         await self.node.pwrite_zeroes(offset, length, unmap=unmap)
 
     async def pdiscard(self, offset: int, length: int) -> None:
-        """Say that a range is no longer needed. This driver keeps the data (QEMU: discard=ignore, its default)."""
+        """Say that a range is no longer needed. This driver keeps the data unless it was opened with `discard`
+        (QEMU: discard=ignore and discard=unmap).
+        """
         await self.node.pdiscard(offset, length)
 
     async def flush(self) -> None:
@@ -115,12 +117,14 @@ async def open_disk(
     stand_in: bool = False,
     gate: Gate | None = None,
     probe: str | Path | None = None,
+    discard: bool = False,
 ) -> AsyncIterator[Disk]:
     """Open an image; leaving the context waits for what is in flight, writes back and closes.
 
     `format` None looks at the content: qcow2 by its magic, else raw. `strategy` is a name or an instance, `direct`
     means O_DIRECT, `fallocate` is `kernel` or `legacy-xfs`; `journal`, `stand_in` and `gate` are the file node's.
     `probe`, for the strategy `auto`: what `eofrace probe --json` wrote on this kernel; without it `auto` serialises.
+    `discard`: a guest's discards give clusters of qcow2 back (QEMU: discard=unmap).
     Raises ImageError, OSError, ValueError for an unknown name or a `probe` that is none.
     """
     if isinstance(strategy, str):
@@ -142,7 +146,7 @@ async def open_disk(
         stand_in=stand_in,
         gate=gate,
     )
-    node = await _open_format(Path(filename), file, format, read_only, depth=0)
+    node = await _open_format(Path(filename), file, format, read_only, depth=0, discard=discard)
     disk = Disk(node, file)
     try:
         yield disk
@@ -150,7 +154,9 @@ async def open_disk(
         await settled(asyncio.ensure_future(node.close()))
 
 
-async def _open_format(path: Path, file: FilePosix, format: str | None, read_only: bool, depth: int) -> Node:
+async def _open_format(
+    path: Path, file: FilePosix, format: str | None, read_only: bool, depth: int, discard: bool = False
+) -> Node:
     """The node for `format` on an open file node, which it owns from then on."""
     backing: Node | None = None
     try:
@@ -169,7 +175,7 @@ async def _open_format(path: Path, file: FilePosix, format: str | None, read_onl
         header = qcow2.Header.parse(head, file.length)
         if header.backing_file:
             backing = await _open_backing(path, file, header, depth)
-        return await qcow2.Qcow2.open(header, file, backing, read_only=read_only)
+        return await qcow2.Qcow2.open(header, file, backing, read_only=read_only, discard=discard)
     except BaseException:
         await file.close()
         if backing is not None:

@@ -57,6 +57,7 @@ class Header:
     autoclear: int = 0
     backing_file: str | None = None
     backing_format: str | None = None
+    snapshots_offset: int = 0
 
     @property
     def cluster_size(self) -> int:
@@ -131,7 +132,7 @@ class Header:
             refcount_table_offset,
             refcount_table_clusters,
             snapshots,
-            _,
+            snapshots_offset,
         ) = _V2.unpack_from(data)
         if version not in (2, 3):
             raise ImageError(f"unsupported qcow2 version {version}")
@@ -160,6 +161,7 @@ class Header:
             snapshots,
             refcount_order,
             autoclear,
+            snapshots_offset=snapshots_offset,
         )
         header.backing_format = _backing_format(data, header_length, backing_offset)
         if backing_offset:

@@ -7,18 +7,22 @@ import errno
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from blockstack.errors import ImageError
 from blockstack.file_posix import FilePosix
 from blockstack.node import Buffer, Node
+from blockstack.qcow2 import compressed, snapshots
 from blockstack.qcow2.header import AUTOCLEAR, Header
-from blockstack.qcow2.mapping import Mapping
+from blockstack.qcow2.mapping import Mapping, Run
 from blockstack.qcow2.overlap import MetadataMap
 from blockstack.qcow2.refcounts import Refcounts
-from blockstack.requests import TrackedRequest
+from blockstack.qcow2.snapshots import Snapshot
+from blockstack.requests import RequestType, TrackedRequest
 from blockstack.settled import uninterrupted
 
 MAX_WORKERS = 8
 """Parts of one guest request that run at the same time (QEMU: QCOW2_MAX_WORKERS)."""
+
+MAX_DEFERRED = 65536
+"""Clusters waiting to be given back until metadata is written on their account."""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,15 +37,16 @@ class Allocation:
     guest_offset: int
     head: int  # bytes of the first cluster before the guest's data
     tail: int  # bytes of the last cluster behind it
-    stale: int = 0
-    zeroed: bool = False
+    replaced: Run  # what the guest clusters were before
     dependents: list["asyncio.Future[None]"] = field(default_factory=list)
 
 
 class Qcow2(Node):
     """An open qcow2 image over a file node, and possibly a backing node."""
 
-    def __init__(self, header: Header, file: FilePosix, backing: Node | None, *, read_only: bool) -> None:
+    def __init__(
+        self, header: Header, file: FilePosix, backing: Node | None, *, read_only: bool, discard: bool = False
+    ) -> None:
         super().__init__(header.size, read_only=read_only)
         self.header = header
         self.file = file
@@ -50,23 +55,37 @@ class Qcow2(Node):
         self.refcounts = Refcounts(header, file, self.metadata)
         self.mapping = Mapping(header, file, self.refcounts, self.metadata)
         self.allocations: list[Allocation] = []
+        self.snapshots: list[Snapshot] = []
+        self._discard = discard
         self._lock = asyncio.Lock()
 
     @classmethod
-    async def open(cls, header: Header, file: FilePosix, backing: Node | None, *, read_only: bool) -> "Qcow2":
-        """Load the tables. Raises ImageError, OSError."""
-        if header.snapshots and not read_only:
-            raise ImageError("the image has internal snapshots: writing it is not supported, open it read-only")
-        image = cls(header, file, backing, read_only=read_only)
+    async def open(
+        cls, header: Header, file: FilePosix, backing: Node | None, *, read_only: bool, discard: bool = False
+    ) -> "Qcow2":
+        """Load the tables. `discard`: a guest's discards give clusters back (QEMU: discard=unmap).
+
+        Raises ImageError, OSError.
+        """
+        image = cls(header, file, backing, read_only=read_only, discard=discard)
         await image.refcounts.load()
         await image.mapping.load()
         if not read_only:
+            await image._load_snapshots()
             image.metadata.load(image.mapping.table_offsets, image.refcounts.block_offsets)
             if header.autoclear:
                 # What this driver knows nothing of (dirty bitmaps) is no longer true once it writes (qcow2.rst).
                 await file.pwritev(AUTOCLEAR, [bytes(8)], metadata=True)
                 await file.flush()
         return image
+
+    async def _load_snapshots(self) -> None:
+        self.snapshots, length = await snapshots.load(self.header, self.file)
+        if self.snapshots:
+            self.metadata.add_area("snapshot table", self.header.snapshots_offset, length)
+        for snapshot in self.snapshots:
+            if snapshot.l1_entries:
+                self.metadata.add_area("L1 table of a snapshot", snapshot.l1_offset, snapshot.l1_entries * 8)
 
     # Reading
 
@@ -78,14 +97,23 @@ class Qcow2(Node):
             async with self._lock:
                 run = await self.mapping.run(at // size, -(-end // size) - at // size)
             count = min(end, (at // size + run.clusters) * size) - at
-            if run.host is not None:
-                parts.append(await self._read_host(run.host + at % size, count))
-            elif run.zero:
-                parts.append(bytes(count))
-            else:
-                parts.append(await self._read_backing(at, count))
+            parts.append(await self._read_run(run, at, count, run.host + at % size if run.host is not None else 0))
             at += count
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _read_run(self, run: Run, offset: int, length: int, host: int) -> bytes:
+        """What `run` holds at guest offset `offset`, which is at `host` if the run is allocated."""
+        if run.host is not None:
+            return await self._read_host(host, length)
+        if run.zero:
+            return bytes(length)
+        if run.entry:
+            unpacked = compressed.decompress(
+                await self._read_host(*compressed.extent(run.entry, self.header)), self.header
+            )
+            within = offset % self.header.cluster_size
+            return unpacked[within : within + length]
+        return await self._read_backing(offset, length)
 
     async def _read_host(self, offset: int, length: int) -> bytes:
         # Behind the end of the file an allocated cluster reads as zeroes (QEMU: bdrv_aligned_preadv).
@@ -170,14 +198,12 @@ class Qcow2(Node):
         size = self.header.cluster_size
         first, last = offset // size, -(-(offset + length) // size)
         run = await self.mapping.run(first, last - first)
-        if run.host is not None and await self.mapping.writable(first):
+        if run.host is not None and run.copied:
             count = min(length, (first + run.clusters) * size - offset)
             self.metadata.check(run.host, run.clusters * size)
             return run.host + offset % size, count, None
-        if run.host is not None:
-            raise ImageError(f"guest cluster {first} is shared with a snapshot: writing it is not supported")
-        if run.stale:
-            self.metadata.check(run.stale, size)
+        if run.entry:
+            self.mapping.extent(run.entry, run.clusters)  # checked before anything is written
         # The L2 table comes first, as in QEMU's get_cluster_table: linking needs no allocation then.
         await self.mapping.table_for_write(first)
         host, clusters = await self.refcounts.allocate(run.clusters)
@@ -189,8 +215,7 @@ class Qcow2(Node):
             guest_offset=offset,
             head=offset % size,
             tail=-(offset + count) % size,
-            stale=run.stale,
-            zeroed=run.zero,
+            replaced=run,
         )
         self.allocations.append(allocation)
         return host + offset % size, count, allocation
@@ -209,8 +234,8 @@ class Qcow2(Node):
             async with self._lock:
                 await self.mapping.link(allocation.guest_cluster, allocation.host, allocation.clusters)
                 linked = True
-                if allocation.stale:
-                    await self.refcounts.free(allocation.stale, 1)
+                if allocation.replaced.entry:
+                    self.refcounts.free_later(*self.mapping.extent(allocation.replaced.entry, allocation.clusters))
         finally:
             try:
                 # The refcounts go back before anybody can see the allocation gone.
@@ -243,7 +268,11 @@ class Qcow2(Node):
 
     def _copies_only_zeroes(self, allocation: Allocation) -> bool:
         """Whether everything around the data is known to be zero (QEMU: is_zero_cow)."""
-        if allocation.zeroed or self.backing is None:
+        if allocation.replaced.zero:
+            return True
+        if allocation.replaced.entry:
+            return False
+        if self.backing is None:
             return True
         start = allocation.guest_cluster * self.header.cluster_size
         return self.backing.known_zero(start, allocation.clusters * self.header.cluster_size)
@@ -259,7 +288,79 @@ class Qcow2(Node):
         await self.file.pwritev(allocation.host, [head, data, tail])
 
     async def _read_old(self, allocation: Allocation, offset: int, length: int) -> bytes:
-        return bytes(length) if allocation.zeroed else await self._read_backing(offset, length)
+        run = allocation.replaced
+        within = offset - allocation.guest_cluster * self.header.cluster_size
+        return await self._read_run(run, offset, length, (run.host or 0) + within)
+
+    # Zeroes and discards
+
+    async def _pwrite_zeroes(self, request: TrackedRequest, offset: int, length: int, *, unmap: bool) -> None:
+        # Nobody else may be in clusters that are given back; QEMU leaves that to the guest.
+        request.make_serialising(self.header.cluster_size)
+        await self.tracker.wait_serialising(request)
+        await uninterrupted(self._zero_parts(offset, length, unmap))
+
+    async def _zero_parts(self, offset: int, length: int, unmap: bool) -> None:
+        """Whole clusters by the zero flag, the ends by writing zeroes where the rest of the cluster has data (QEMU:
+        bdrv_co_do_pwrite_zeroes over qcow2_co_pwrite_zeroes).
+        """
+        size = self.header.cluster_size
+        at, end = offset, offset + length
+        if self.header.version < 3:
+            raise OSError(errno.ENOTSUP, "version 2 has no zero clusters")
+        while at < end:
+            cluster = at // size
+            if at % size == 0 and (end - at >= size or end == self.length):
+                whole = -(-(end - at) // size) if end == self.length else (end - at) // size
+                async with self._lock:
+                    done = await self.mapping.zeroize(cluster, whole, unmap=unmap)
+                    await self._limit_deferred()
+                at = (cluster + done) * size
+                continue
+            count = min(end, (cluster + 1) * size) - at
+            async with self._lock:
+                zero = await self._reads_as_zero(cluster)
+                if zero:
+                    await self.mapping.zeroize(cluster, 1, unmap=unmap)
+            if not zero:
+                await self._pwritev_parts(at, [bytes(count)])
+            at += count
+
+    async def _reads_as_zero(self, cluster: int) -> bool:
+        run = await self.mapping.run(cluster, 1)
+        if run.zero or run.entry:
+            return run.zero
+        start = cluster * self.header.cluster_size
+        return self.backing is None or self.backing.known_zero(start, self.header.cluster_size)
+
+    async def pdiscard(self, offset: int, length: int) -> None:
+        """Give whole clusters in a range back, if the node was opened so; else keep the data, which is permitted.
+
+        They read as zeroes afterwards. Partial clusters are kept, but for one at the end of the disk (QEMU:
+        qcow2_co_pdiscard). Raises OSError, ImageError.
+        """
+        await super().pdiscard(offset, length)
+        if not self._discard or (self.header.version < 3 and self.backing is not None):
+            return
+        size = self.header.cluster_size
+        end = offset + length if offset + length == self.length else (offset + length) // size * size
+        first, last = -(-offset // size), -(-end // size)
+        if first >= last:
+            return
+        async with self.tracker.track(TrackedRequest(offset, length, RequestType.ZERO_WRITE)) as request:
+            request.make_serialising(size)
+            await self.tracker.wait_serialising(request)
+            await uninterrupted(self._discard_parts(first, last))
+
+    async def _discard_parts(self, first: int, last: int) -> None:
+        while first < last:
+            async with self._lock:
+                first += await self.mapping.discard(first, last - first, backed=self.backing is not None)
+                await self._limit_deferred()
+
+    async def _limit_deferred(self) -> None:
+        if self.refcounts.deferred >= MAX_DEFERRED:
+            await self.write_back()
 
     # Making it stable
 
@@ -277,6 +378,11 @@ class Qcow2(Node):
         await self.refcounts.write_back()
         await self.file.flush()
         await self.mapping.write_back()
+        if self.refcounts.deferred:
+            # What pointed to them must be gone from the disk before anybody can have them.
+            await self.file.flush()
+            await self.refcounts.free_deferred()
+            await self.refcounts.write_back()
 
     async def _close(self) -> None:
         try:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from blockstack.errors import ImageError
 from blockstack.node import Node
+from blockstack.qcow2 import compressed
 from blockstack.qcow2.header import OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO, Header
 from blockstack.qcow2.overlap import MetadataMap
 from blockstack.qcow2.refcounts import Refcounts
@@ -37,7 +38,8 @@ class Run:
     clusters: int
     host: int | None
     zero: bool = False
-    stale: int = 0  # host offset of a preallocated zero cluster that a write replaces; 0: none
+    copied: bool = False  # refcount 1: may be written in place
+    entry: int = 0  # the first one's L2 entry, where a write has to replace something; 0: nothing is there
 
 
 class Mapping:
@@ -101,16 +103,20 @@ class Mapping:
         """The L2 table that maps `guest_cluster`, made if there is none (QEMU: get_cluster_table, l2_allocate).
 
         QEMU flushes the refcounts before it writes the empty table; here only the L1 entry waits for that flush, since
-        an L2 table that nothing points to needs no refcount yet. A table the driver may not change in place is refused.
+        an L2 table that nothing points to needs no refcount yet. One that a snapshot shares is copied.
         """
         index = guest_cluster // self._header.l2_entries
         table = await self.table(guest_cluster)
         if table is not None:
-            if not int(self._l1[index]) & OFLAG_COPIED:
-                raise ImageError("an L2 table is shared with a snapshot: writing is not supported")
-            return table
+            if int(self._l1[index]) & OFLAG_COPIED:
+                return table
+            shared = table.offset
+            entries = table.entries.copy()
+        else:
+            shared = 0
+            entries = np.zeros(self._header.l2_entries, dtype=np.uint64)
         offset, _ = await self._refcounts.allocate(1)
-        table = L2Table(offset, np.zeros(self._header.l2_entries, dtype=np.uint64))
+        table = L2Table(offset, entries)
         try:
             await self._write(table)
             await self._refcounts.write_back()
@@ -122,6 +128,8 @@ class Mapping:
             raise
         self._l1[index] = offset | OFLAG_COPIED
         self._metadata.add(offset)
+        if shared:
+            self._refcounts.free_later(shared, 1)
         self._evict()
         self._tables[index] = table
         return table
@@ -129,7 +137,7 @@ class Mapping:
     async def run(self, guest_cluster: int, limit: int) -> Run:
         """What is at `guest_cluster`, and how far (at most `limit` clusters, within one L2 table) it goes on like that.
 
-        Raises ImageError for compressed clusters and impossible host offsets.
+        Raises ImageError for impossible host offsets.
         """
         l2_entries = self._header.l2_entries
         first = guest_cluster % l2_entries
@@ -140,7 +148,7 @@ class Mapping:
         entries = table.entries[first : first + limit]
         head = int(entries[0])
         if head & OFLAG_COMPRESSED:
-            raise ImageError(f"guest cluster {guest_cluster} is compressed: not supported")
+            return Run(1, None, entry=head)
         host = head & OFFSET_MASK
         if host % self._header.cluster_size:
             raise ImageError(f"guest cluster {guest_cluster} is mapped to unaligned host offset {host}")
@@ -148,19 +156,70 @@ class Mapping:
             if self._header.version < 3:
                 raise ImageError(f"guest cluster {guest_cluster} is a zero cluster, which version 2 does not have")
             # One at a time: each may have a host cluster of its own to give back.
-            return Run(1, None, zero=True, stale=host)
+            return Run(1, None, zero=True, entry=head if host else 0)
         if not host:
             # Other bits say nothing without an offset: an entry of COPIED alone is unallocated, too.
             used = np.nonzero(entries & np.uint64(OFFSET_MASK | OFLAG_ZERO | OFLAG_COMPRESSED))[0]
             return Run(int(used[0]) if len(used) else limit, None)
         steps = np.arange(limit, dtype=np.uint64) * np.uint64(self._header.cluster_size)
         breaks = np.nonzero(entries != np.uint64(head) + steps)[0]
-        return Run(int(breaks[0]) if len(breaks) else limit, host)
+        return Run(int(breaks[0]) if len(breaks) else limit, host, copied=bool(head & OFLAG_COPIED), entry=head)
 
-    async def writable(self, guest_cluster: int) -> bool:
-        """Whether the allocated `guest_cluster` may be written in place: its refcount is one (the COPIED flag)."""
-        table = await self.table(guest_cluster)
-        return table is not None and bool(int(table.entries[guest_cluster % self._header.l2_entries]) & OFLAG_COPIED)
+    async def zeroize(self, guest_cluster: int, limit: int, *, unmap: bool) -> int:
+        """Make up to `limit` clusters, those of one L2 table, read as zeroes (QEMU: zero_in_l2_slice).
+
+        Host clusters are kept for later writes unless `unmap`. Returns how many were done. Raises ImageError, OSError.
+        """
+        table, first, count = await self._part(guest_cluster, limit)
+        for position in range(first, first + count):
+            old = int(table.entries[position])
+            packed = bool(old & OFLAG_COMPRESSED)
+            freed = packed or (unmap and bool(old & OFFSET_MASK))
+            self._replace(table, position, OFLAG_ZERO if freed else old | OFLAG_ZERO, old if freed else 0)
+        return count
+
+    async def discard(self, guest_cluster: int, limit: int, *, backed: bool) -> int:
+        """Give up to `limit` clusters, those of one L2 table, back (QEMU: discard_in_l2_slice).
+
+        They read as zeroes afterwards: by the zero flag in version 3; version 2 has none, and must not be `backed`.
+        """
+        if not backed and await self.table(guest_cluster) is None:
+            return min(limit, self._header.l2_entries - guest_cluster % self._header.l2_entries)
+        table, first, count = await self._part(guest_cluster, limit)
+        for position in range(first, first + count):
+            old = int(table.entries[position])
+            if backed or old & (OFLAG_COMPRESSED | OFFSET_MASK):
+                freed = old if old & (OFLAG_COMPRESSED | OFFSET_MASK) else 0
+                self._replace(table, position, OFLAG_ZERO if self._header.version >= 3 else 0, freed)
+        return count
+
+    async def _part(self, guest_cluster: int, limit: int) -> tuple[L2Table, int, int]:
+        table = await self.table_for_write(guest_cluster)
+        first = guest_cluster % self._header.l2_entries
+        return table, first, min(limit, self._header.l2_entries - first)
+
+    def _replace(self, table: L2Table, position: int, entry: int, freed: int) -> None:
+        if entry == int(table.entries[position]):
+            return
+        extent = self.extent(freed, 1) if freed else None
+        table.entries[position] = entry
+        table.dirty = True
+        if extent is not None:
+            self._refcounts.free_later(*extent)
+
+    def extent(self, entry: int, clusters: int) -> tuple[int, int]:
+        """Host offset and number of the clusters that `entry`, the first of `clusters`, refers to.
+
+        Raises ImageError where that is metadata, which is never given back on the word of an L2 entry.
+        """
+        if entry & OFLAG_COMPRESSED:
+            offset, count = compressed.clusters(entry, self._header)
+        else:
+            offset, count = entry & OFFSET_MASK, clusters
+        if offset % self._header.cluster_size:
+            raise ImageError(f"a guest cluster is mapped to unaligned host offset {offset}")
+        self._metadata.check(offset, count * self._header.cluster_size)
+        return offset, count
 
     async def link(self, guest_cluster: int, host: int, clusters: int) -> None:
         """Map `clusters` guest clusters to the host clusters from `host` on (QEMU: qcow2_alloc_cluster_link_l2)."""

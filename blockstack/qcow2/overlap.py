@@ -1,6 +1,7 @@
 """Which host clusters hold metadata, so that guest data and new tables are never written over them.
 
-QEMU: qcow2_pre_write_overlap_check, with its default set (header, active L1 and L2 tables, refcount table and blocks).
+QEMU: qcow2_pre_write_overlap_check, with its default set (header, active L1 and L2 tables, refcount table and blocks,
+snapshot table and the snapshots' L1 tables).
 An image whose tables are intact never fails it; in a hostile one an entry may point anywhere.
 """
 
@@ -18,6 +19,7 @@ class MetadataMap:
         self._header = header
         self._loaded: npt.NDArray[np.uint64] = np.zeros(0, dtype=np.uint64)  # offsets of tables, ascending
         self._added: set[int] = set()
+        self._fixed: list[tuple[str, int, int]] = []
 
     def load(self, l2_tables: npt.NDArray[np.uint64], refcount_blocks: npt.NDArray[np.uint64]) -> None:
         """Take over the offsets of all tables. Raises ImageError where any two pieces of metadata overlap."""
@@ -34,6 +36,11 @@ class MetadataMap:
         if len(twice):
             raise ImageError(f"two tables share the cluster at {offsets[twice[0]]}")
         self._loaded = offsets
+
+    def add_area(self, what: str, offset: int, length: int) -> None:
+        """Bytes that hold metadata of a kind that this driver never moves: `what` names it."""
+        size = self._header.cluster_size
+        self._fixed.append((what, offset, offset + -(-length // size) * size))
 
     def add(self, offset: int) -> None:
         """The cluster at `offset` holds a table now."""
@@ -57,4 +64,4 @@ class MetadataMap:
             ("L1 table", header.l1_offset, -(-header.l1_entries * 8 // size) * size),
             ("refcount table", header.refcount_table_offset, header.refcount_table_clusters * size),
         )
-        return [(what, start, start + length) for what, start, length in lengths if length]
+        return [(what, start, start + length) for what, start, length in lengths if length] + self._fixed

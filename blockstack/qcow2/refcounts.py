@@ -35,6 +35,8 @@ class Refcounts:
         self._blocks: dict[int, RefcountArray] = {}
         self._dirty: set[int] = set()
         self._free_from = 0
+        self._deferred: list[tuple[int, int]] = []
+        self.deferred = 0  # clusters in it
 
     async def load(self) -> None:
         """Read the refcount table. Raises ImageError where it points to impossible places."""
@@ -100,6 +102,20 @@ class Refcounts:
             self._set(cluster, references - 1)
             if references == 1:
                 self._free_from = min(self._free_from, cluster)
+
+    def free_later(self, offset: int, count: int) -> None:
+        """Give clusters back once nothing on the disk points to them any more: at `free_deferred`."""
+        self._deferred.append((offset, count))
+        self.deferred += count
+
+    async def free_deferred(self) -> None:
+        """Give back what `free_later` was told; what pointed there is stable (QEMU: the dependency of the refcount
+        cache on the L2 cache, in update_refcount).
+        """
+        while self._deferred:
+            offset, count = self._deferred.pop()
+            self.deferred -= count
+            await self.free(offset, count)
 
     async def get(self, offset: int) -> int:
         """References to the cluster at host offset `offset`."""

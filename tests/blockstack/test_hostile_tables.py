@@ -27,7 +27,7 @@ from tests.blockstack.support import run
         (REFTABLE, REFBLOCK + 512, "impossible offset"),
         (REFTABLE, 1 << 60, "impossible offset"),
         (REFTABLE + 8, REFBLOCK, "share the cluster"),
-        (FIELDS["snapshots"][0], 1 << 32, "internal snapshots"),
+        (FIELDS["snapshots"][0], 1 << 32, "snapshot table lies"),
     ],
 )
 def test_overlapping_metadata_is_not_opened_for_writing(image: Path, at: int, value: int, match: str) -> None:

@@ -1,5 +1,7 @@
 """Images made by qemu-img and qemu-io: read, continued, and refused by name where they use what this driver lacks."""
 
+import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ import pytest
 import blockstack
 from blockstack.qcow2.header import Header
 from tests.blockstack.conftest import How
-from tests.blockstack.support import Guest, check, convert, needs_qemu, payload, qemu_img, qemu_io, run
+from tests.blockstack.support import Guest, check, convert, needs_qemu, payload, qcow2_node, qemu_img, qemu_io, run
 
 pytestmark = needs_qemu
 
@@ -95,34 +97,113 @@ def test_bitmaps_of_qemu_are_no_longer_trusted(tmp_path: Path, how: How) -> None
     check(image, leaks=10)
 
 
-def test_compressed_clusters_are_refused_by_name(tmp_path: Path, how: How) -> None:
+@pytest.mark.parametrize("cluster_size", [512, 65536, 2 << 20])
+def test_compressed_clusters_are_read_and_replaced(tmp_path: Path, how: How, cluster_size: int) -> None:
     raw, image = tmp_path / "raw", tmp_path / "image"
-    raw.write_bytes(b"c" * 65536 + bytes(65536))
+    content = b"".join(payload(at % 7, 300) * 70 for at in range(200))
+    raw.write_bytes(content.ljust(-(-len(content) // 512) * 512, b"\0"))
+    qemu_img("convert", "-c", "-f", "raw", "-O", "qcow2", "-o", f"cluster_size={cluster_size}", raw, image)
+
+    async def main() -> bytes:
+        async with blockstack.open(image, discard=True, **how) as disk:
+            guest = Guest(disk, raw.read_bytes())
+            await guest.verify()
+            await guest.write(100, payload(1, 70_000))
+            await guest.write(1_000_001, payload(2, 3))
+            await guest.zero(2_000_000, 300_000)
+            await guest.verify()
+        return bytes(guest.content)
+
+    expected = run(main())
+    check(image)
+    assert convert(image) == expected
+
+
+def test_a_damaged_compressed_cluster(tmp_path: Path, how: How) -> None:
+    raw, image = tmp_path / "raw", tmp_path / "image"
+    raw.write_bytes(b"c" * 65536)
     qemu_img("convert", "-c", "-f", "raw", "-O", "qcow2", raw, image)
+    spoilt = bytearray(image.read_bytes())
+    spoilt[5 * 65536 : 5 * 65536 + 64] = b"\xff" * 64
+    image.write_bytes(spoilt)
 
     async def main() -> None:
         async with blockstack.open(image, **how) as disk:
-            for request in (disk.preadv(0, 1), disk.pwritev(0, [b"x"])):
-                with pytest.raises(blockstack.ImageError, match="compressed"):
-                    await request
-            await disk.pwritev(65536, [b"fine"])
+            with pytest.raises(blockstack.ImageError, match="damaged"):
+                await disk.preadv(0, 1)
 
     run(main())
-    check(image)
 
 
-def test_snapshots_are_read_but_not_written(tmp_path: Path, how: How) -> None:
+@pytest.mark.parametrize("options", ["compat=1.1,refcount_bits=4", "compat=0.10", "compat=1.1,cluster_size=512"])
+def test_snapshots_stay_intact(tmp_path: Path, how: How, options: str) -> None:
+    """Written, zeroed and discarded over two snapshots; both read as before, as qemu-img sees them."""
     image = tmp_path / "image"
-    qemu_img("create", "-q", "-f", "qcow2", image, "1M")
-    qemu_io(image, "write -P 7 0 64k")
-    qemu_img("snapshot", "-c", "s", image)
+    qemu_img("create", "-q", "-f", "qcow2", "-o", options, image, "1M")
+    qemu_io(image, "write -P 7 0 200k", "write -P 6 800k 100k")
+    first = convert(image)
+    qemu_img("snapshot", "-c", "first", image)
+    qemu_io(image, "write -P 8 64k 100k")
+    second = convert(image)
+    qemu_img("snapshot", "-c", "second", image)
+
+    async def main() -> bytes:
+        async with blockstack.open(image, discard=True, **how) as disk:
+            assert [snapshot.name for snapshot in qcow2_node(disk).snapshots] == ["first", "second"]
+            guest = Guest(disk, second)
+            await guest.verify()
+            await guest.write(100, payload(1, 300))
+            await guest.write(100_000, payload(2, 70_000))
+            await guest.zero(850_000, 80_000)
+            await guest.verify()
+            await disk.flush()
+            await guest.write(500, payload(3, 200_000))
+            await disk.pdiscard(196_608, 65536)
+            guest.content[196_608:262_144] = bytes(65536)
+            await guest.verify()
+        return bytes(guest.content)
+
+    expected = run(main())
+    check(image)
+    assert convert(image) == expected
+    for name, content in (("first", first), ("second", second)):
+        qemu_img("snapshot", "-a", name, image)
+        assert convert(image) == content
+        check(image)
+    for name in ("first", "second"):
+        qemu_img("snapshot", "-d", name, image)
+        check(image)
+
+
+@pytest.mark.parametrize("unmap", [False, True])
+@pytest.mark.parametrize("backed", [False, True])
+@pytest.mark.parametrize("what", ["zero", "discard"])
+def test_clusters_given_back_as_qemu_does(tmp_path: Path, how: How, what: str, unmap: bool, backed: bool) -> None:
+    """The same requests to both drivers leave the same map: zero, allocated, or neither."""
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    (tmp_path / "base").write_bytes(b"\xbb" * (1 << 20))
+    for image in (ours, theirs):
+        over = ("-b", tmp_path / "base", "-F", "raw") if backed else ()
+        qemu_img("create", "-q", "-f", "qcow2", *over, image, "1M")
+        qemu_io(image, "write -P 1 0 300k", "write -z 320k 64k")
+    command = f"write -z {'-u ' if unmap else ''}" if what == "zero" else "discard "
+    places = [(65536, 131072), (200_000 // 512 * 512, 512), (320 << 10, 128 << 10), ((1 << 20) - 65536, 65536)]
+    words = [word for offset, length in places for word in ("-c", f"{command}{offset} {length}")]
+    subprocess.run(["qemu-io", "-d", "unmap", "-f", "qcow2", *words, str(theirs)], check=True, capture_output=True)
 
     async def main() -> None:
-        with pytest.raises(blockstack.ImageError, match="snapshots"):
-            async with blockstack.open(image, **how):
-                pass
-        async with blockstack.open(image, read_only=True, **how) as disk:
-            assert await disk.preadv(0, 65536) == b"\7" * 65536
+        async with blockstack.open(ours, discard=True, **how) as disk:
+            for offset, length in places:
+                if what == "zero":
+                    await disk.pwrite_zeroes(offset, length, unmap=unmap)
+                else:
+                    await disk.pdiscard(offset, length)
 
     run(main())
-    check(image)
+    check(ours)
+    assert convert(ours) == convert(theirs)
+    maps = [json.loads(qemu_img("map", "-f", "qcow2", "--output=json", image)) for image in (ours, theirs)]
+    for extents in maps:
+        for extent in extents:
+            del extent["offset" if "offset" in extent else "depth"]
+    assert maps[0] == maps[1]
