@@ -94,7 +94,13 @@ async def _live(
         model[:short] = b"\xbb" * short
         (image.parent / "backing").write_bytes(model[:short])
         names = {"backing_file": "backing", "backing_format": "raw"}
-    await blockstack.create(image, SIZE, cluster_size=cluster_size, **names)
+    await blockstack.create(
+        image,
+        SIZE,
+        cluster_size=cluster_size,
+        backing_file=names.get("backing_file"),
+        backing_format=names.get("backing_format"),
+    )
     pending = list(rounds)
     while pending:
         async with blockstack.open(image, aio=aio, direct=direct, strategy=strategy, fallocate=fallocate) as disk:

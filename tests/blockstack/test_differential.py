@@ -1,0 +1,144 @@
+"""Random guest histories over random images, made by either driver: what blockstack leaves is what QEMU reads.
+
+200 histories by default; for a nightly run: EOFRACE_HISTORIES=20000 pytest tests/blockstack/test_differential.py
+"""
+
+import asyncio
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import blockstack
+from tests.blockstack.support import check, convert, needs_qemu, o_direct, qemu_img, run
+from tests.blockstack.test_histories import SIZE, Step, _apart, _step, _step_on
+
+pytestmark = needs_qemu
+
+HISTORIES = int(os.environ.get("EOFRACE_HISTORIES", "200"))
+
+
+@dataclass(frozen=True)
+class Options:
+    """Of an image. `maker` is the driver that creates it."""
+
+    maker: str
+    version: int
+    cluster_size: int
+    refcount_bits: int
+    backing: str | None
+    snapshot: bool
+
+
+@st.composite
+def options(draw: st.DrawFn) -> Options:
+    version = draw(st.sampled_from((3, 3, 2)))
+    bits = draw(st.sampled_from((1, 2, 4, 8, 16, 32, 64))) if version == 3 else 16
+    return Options(
+        draw(st.sampled_from(("qemu", "blockstack"))),
+        version,
+        draw(st.sampled_from((512, 1024, 4096, 65536))),
+        bits,
+        draw(st.sampled_from((None, "raw", "qcow2"))),
+        bits > 1 and draw(st.booleans()),  # a snapshot takes refcounts of 2
+    )
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[Options, list[list[Step]]]:
+    """Options and rounds of steps; the steps of a round run at once."""
+    chosen = draw(options())
+    steps = st.lists(_step(chosen.cluster_size), min_size=1, max_size=5)
+    return chosen, draw(st.lists(steps, min_size=1, max_size=6))
+
+
+def _make(image: Path, chosen: Options, model: bytearray) -> None:
+    names: dict[str, str] = {}
+    if chosen.backing is not None:
+        short = SIZE // 2 + 512
+        model[:short] = b"\xbb" * short
+        base = image.parent / "base"
+        base.write_bytes(model[:short])
+        if chosen.backing == "qcow2":
+            qemu_img("convert", "-f", "raw", "-O", "qcow2", base, base.with_suffix(".qcow2"))
+            base = base.with_suffix(".qcow2")
+        names = {"backing_file": base.name, "backing_format": chosen.backing}
+    if chosen.maker == "blockstack":
+        run(
+            blockstack.create(
+                image,
+                SIZE,
+                version=chosen.version,
+                refcount_bits=chosen.refcount_bits,
+                cluster_size=chosen.cluster_size,
+                backing_file=names.get("backing_file"),
+                backing_format=names.get("backing_format"),
+            )
+        )
+        return
+    words = [f"cluster_size={chosen.cluster_size}", f"refcount_bits={chosen.refcount_bits}"]
+    words.append("compat=0.10" if chosen.version == 2 else "compat=1.1")
+    over = ["-b", names["backing_file"], "-F", names["backing_format"]] if names else []
+    qemu_img("create", "-q", "-f", "qcow2", "-o", ",".join(words), *over, image, SIZE)
+
+
+async def _discard(disk: blockstack.Disk, model: bytearray, step: Step, chosen: Options) -> None:
+    """Whole clusters read as zeroes, but in version 2 over a backing file, where they stay as they are."""
+    await disk.pdiscard(step.offset, step.length)
+    size, end = chosen.cluster_size, step.offset + step.length
+    start = -(-step.offset // size) * size
+    end = end if end == SIZE else end // size * size
+    if start < end and (chosen.version > 2 or chosen.backing is None):
+        model[start:end] = bytes(end - start)
+
+
+async def _live(image: Path, chosen: Options, rounds: list[list[Step]], model: bytearray, direct: bool) -> None:
+    pending = list(rounds)
+    while pending:
+        async with blockstack.open(image, aio="native" if direct else "threads", direct=direct, discard=True) as disk:
+            while pending:
+                steps = _apart(pending.pop(0))
+                await asyncio.gather(
+                    *(
+                        _discard(disk, model, step, chosen) if step.what == "discard" else _step_on(disk, model, step)
+                        for step in steps
+                    )
+                )
+                assert await disk.preadv(0, SIZE) == model
+                if any(step.what == "reopen" for step in steps):
+                    break
+
+
+def test_differential(tmp_path: Path) -> None:
+    direct = o_direct(tmp_path)
+
+    @settings(
+        max_examples=HISTORIES,
+        deadline=None,
+        derandomize="EOFRACE_HISTORIES" not in os.environ,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+    @given(history=histories())
+    def live(history: tuple[Options, list[list[Step]]]) -> None:
+        chosen, rounds = history
+        with tempfile.TemporaryDirectory(dir=tmp_path) as directory:
+            image, model = Path(directory) / "image", bytearray(SIZE)
+            _make(image, chosen, model)
+            half = len(rounds) // 2 if chosen.snapshot else 0
+            run(_live(image, chosen, rounds[:half], model, direct))
+            frozen = bytes(model)
+            if chosen.snapshot:
+                qemu_img("snapshot", "-c", "s", image)
+            run(_live(image, chosen, rounds[half:], model, direct))
+            check(image)
+            assert convert(image) == model
+            if chosen.snapshot:
+                qemu_img("snapshot", "-a", "s", image)
+                check(image)
+                assert convert(image) == frozen
+
+    live()
