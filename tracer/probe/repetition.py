@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tracer.errors import UnsupportedError
-from tracer.lab.scratch import AnonymousFile, directory_scratch
+from tracer.lab.scratch import KINDS, AnonymousFile, directory_scratch
 from tracer.probe.judge import UNSUPPORTED, Judgement, Verdict
 from tracer.probe.observation import MODES, Layout
 from tracer.probe.result import Result
@@ -114,7 +114,5 @@ def _judge(tally: _Tally, layout: Layout, fs: str) -> Judgement:
         )
     if tally.error:
         return Judgement(Verdict.INCONCLUSIVE, f"{course}; then a call failed: {os.strerror(tally.error)}")
-    return Judgement(
-        Verdict.INCONCLUSIVE,
-        f"{course}; that can find a race and never excludes it: `eofrace probe --fs {fs}` can, if it can be made here",
-    )
+    remedy = f": `eofrace probe --fs {fs}` can, if it can be made here" if fs in KINDS else ""
+    return Judgement(Verdict.INCONCLUSIVE, f"{course}; that can find a race and never excludes it{remedy}")
