@@ -347,7 +347,7 @@ class Qcow2(Node):
         first, last = -(-offset // size), -(-end // size)
         if first >= last:
             return
-        async with self.tracker.track(TrackedRequest(offset, length, RequestType.ZERO_WRITE)) as request:
+        with self.tracker.track(TrackedRequest(offset, length, RequestType.ZERO_WRITE)) as request:
             request.make_serialising(size)
             await self.tracker.wait_serialising(request)
             await uninterrupted(self._discard_parts(first, last))
