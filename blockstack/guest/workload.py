@@ -30,8 +30,8 @@ MIN_CLUSTER = 4096
 _STRETCH = 4
 """Writes of a stretch, in units of the depth; a stretch is sent in bursts, or in a steady stream."""
 
-_WRITES_PER_REGION = 16
-"""Guest writes to each L2 region, on average."""
+_WRITES_PER_REGION = DEPTH // 2
+"""Guest writes to each L2 region, on average: one boundary between two new regions for each burst."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +98,14 @@ class _Planner:
     def plan(self) -> list[GuestWrite]:
         while len(self._done) < self._writes:
             count = min(DEPTH, self._writes - len(self._done))
-            drawn = [self._draw(len(self._done) + 1) for _ in range(count)]
+            # First, since that goes alone: the new L2 table is written at once, behind a cluster whose zero-write
+            # starts a moment later.
+            boundary = next(self._boundaries, None)
+            led = [] if boundary is None else [self._across(boundary)]
+            drawn = [self._draw(len(self._done) + 1) for _ in range(count - len(led))]
             # What needs no zero-write goes last, so that it is allocated behind all that does.
             drawn.sort(key=lambda write: write[0] % self._cluster_size == write[1] % self._cluster_size == 0)
+            drawn = led + drawn
             self._done.extend(
                 GuestWrite(number, offset, length)
                 for number, (offset, length) in enumerate(drawn, start=len(self._done) + 1)
@@ -117,11 +122,7 @@ class _Planner:
             rest = self._rest_of_cluster(recent)
             if rest is not None:
                 return rest
-        if choose < 0.20:
-            boundary = next(self._boundaries, None)
-            if boundary is not None:
-                return self._across(boundary)
-        if choose < 0.26:
+        if choose < 0.19:
             return self._fresh(2) * size + 1024, size
         if choose < 0.54:
             clusters = self._random.choice((1, 1, 2, 4))
@@ -171,8 +172,9 @@ async def run(
     """Play the plan with `depth` writes in flight.
 
     For three quarters of the plan the guest sends `depth` writes at once when the last ones have ended, as one that
-    plugs its queue does: then fallocates and writes reach the kernel together most often. For a quarter it keeps
-    `depth` in flight.
+    plugs its queue does: then fallocates and writes reach the kernel together most often. The first of each burst goes
+    alone: no zero-write is in flight that would hold the write of its new L2 table off until others have begun. For a
+    quarter of the plan the guest keeps `depth` in flight.
     Writes go out in the plan's order; one that overlaps a write in flight waits for it, as a guest would, since the
     result would be undefined. `progress` is called with the number of writes acknowledged. Returns the oracle of what
     was acknowledged. Raises what a write raises.
@@ -182,7 +184,11 @@ async def run(
         stretch = plan.writes[start : start + _STRETCH * depth]
         in_bursts = start // (_STRETCH * depth) % 4 != 3
         for part in range(0, len(stretch), depth if in_bursts else len(stretch)):
-            await guest.play(stretch[part : part + depth] if in_bursts else stretch, depth)
+            if in_bursts:
+                await guest.play(stretch[part : part + 1], 1)
+                await guest.play(stretch[part + 1 : part + depth], depth)
+            else:
+                await guest.play(stretch, depth)
     return guest.oracle
 
 
