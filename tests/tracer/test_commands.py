@@ -12,7 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from tracer import commands, host
+from tracer import commands, host, interrupts
 from tracer.commands import main
 from tracer.commands.doctor import doctor
 from tracer.errors import InconclusiveError, UnsupportedError, UsageError
@@ -96,7 +96,7 @@ def test_a_subcommand_that_is_not_there_breaks_no_other(monkeypatch: pytest.Monk
         (UnsupportedError("no\nXFS"), 4, "no XFS"),
         (InconclusiveError("dropped"), 3, "dropped"),
         (KeyboardInterrupt(), 130, "interrupted"),
-        (commands.Terminated(143), 143, "terminated"),
+        (interrupts.Terminated(143), 143, "terminated"),
         (MemoryError(), 4, "out of memory"),
         (OSError(5, "Input/output error", "a\x1bb"), 4, "a\\x1bb: Input/output error"),
         (click.BadParameter("bad"), 2, "bad"),
@@ -205,7 +205,7 @@ def test_signals_unwind(number: signal.Signals, status: int, tmp_path: Path) -> 
 def test_a_signal_that_the_caller_ignores_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with commands._signals():
+        with interrupts.as_exceptions():
             os.kill(os.getpid(), signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)

@@ -11,13 +11,13 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from types import FrameType
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import click
 
+from tracer import interrupts
 from tracer.errors import EofraceError, Status
 from tracer.report.escape import printable
 
@@ -49,10 +49,6 @@ Exit status: 0 all is well, 1 a hazard or loss where none may be,
 (the message says what is missing and how to get it)."""
 
 
-class Terminated(SystemExit):
-    """SIGTERM or SIGHUP, as an exception, so that every context manager is left on the way out."""
-
-
 class Eofrace(click.Group):
     """The command group, with lazy subcommands and the one place where errors end."""
 
@@ -81,7 +77,7 @@ class Eofrace(click.Group):
         extra.pop("complete_var", None)
         extra.pop("windows_expand_args", None)
         _open_standard_streams()
-        with _signals():
+        with interrupts.as_exceptions():
             sys.exit(self._run(args, prog_name or "eofrace", extra))
 
     def _run(self, args: Sequence[str] | None, prog_name: str, extra: dict[str, Any]) -> int:
@@ -103,8 +99,10 @@ class Eofrace(click.Group):
         except click.ClickException as error:
             return _complain(error.format_message(), Status.USAGE)
         except (KeyboardInterrupt, click.Abort):
+            interrupts.delivered()
             return _complain("interrupted", 128 + signal.SIGINT)
-        except Terminated as error:
+        except interrupts.Terminated as error:
+            interrupts.delivered()
             return _complain("terminated", _status(error.code))
         except SystemExit as error:
             with suppress(OSError):
@@ -174,25 +172,6 @@ def _tolerant_streams() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
-
-
-@contextmanager
-def _signals() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into an exception in the main thread, unless the caller ignores them (nohup)."""
-
-    def raise_terminated(number: int, frame: FrameType | None) -> NoReturn:
-        raise Terminated(128 + number)
-
-    before: dict[int, Any] = {}
-    with suppress(ValueError):  # not in the main thread: no signals arrive here
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is signal.SIG_DFL:
-                before[number] = signal.signal(number, raise_terminated)
-    try:
-        yield
-    finally:
-        for changed, handler in before.items():
-            signal.signal(changed, handler)
 
 
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
