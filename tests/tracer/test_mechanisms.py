@@ -58,7 +58,7 @@ def test_every_mechanism_sees_the_same_operations() -> None:
     assert report["attached"]["kprobe"]["xfs_file_fallocate"] == "kprobe and kretprobe"
     for part, found in report["parts"].items():
         assert not any(found["differences"].values()), (part, found)
-        assert not any(found["outside_the_call"].values()), (part, found)
+        assert not any(found["apart"].values()), (part, found)
         assert found["operations"]["kprobe"]["fallocate"] > 50, (part, found)
         assert found["xfs_direct_writes"] > 0, part
     assert not any(count for lost in report["dropped"].values() for count in lost.values()), report["dropped"]
