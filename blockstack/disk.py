@@ -15,6 +15,7 @@ from blockstack.gate import Gate
 from blockstack.journal import Journal
 from blockstack.node import Buffer, Node
 from blockstack.probe import read_known_safe
+from blockstack.qcow2.cache import DEFAULT_SIZES, CacheSizes
 from blockstack.settled import settled
 from blockstack.strategies import AUTO, STRATEGIES, Auto, Strategy
 
@@ -118,13 +119,17 @@ async def open_disk(
     gate: Gate | None = None,
     probe: str | Path | None = None,
     discard: bool = False,
+    l2_cache_size: int | None = None,
+    refcount_cache_size: int | None = None,
 ) -> AsyncIterator[Disk]:
     """Open an image; leaving the context waits for what is in flight, writes back and closes.
 
     `format` None looks at the content: qcow2 by its magic, else raw. `strategy` is a name or an instance, `direct`
     means O_DIRECT, `fallocate` is `kernel` or `legacy-xfs`; `journal`, `stand_in` and `gate` are the file node's.
     `probe`, for the strategy `auto`: what `eofrace probe --json` wrote on this kernel; without it `auto` serialises.
-    `discard`: a guest's discards give clusters of qcow2 back (QEMU: discard=unmap).
+    `discard`: a guest's discards give clusters of qcow2 back (QEMU: discard=unmap). `l2_cache_size` and
+    `refcount_cache_size` are bytes of qcow2's metadata caches, None for QEMU's defaults: all L2 tables of the disk, at
+    most 32 MiB, and 4 refcount blocks.
     Raises ImageError, OSError, ValueError for an unknown name or a `probe` that is none.
     """
     if isinstance(strategy, str):
@@ -133,6 +138,7 @@ async def open_disk(
         if not isinstance(strategy, Auto):
             raise ValueError(f"only the strategy {AUTO!r} goes by a probe, not {strategy.name!r}")
         strategy = Auto(read_known_safe(probe))
+    caches = CacheSizes(l2_cache_size, refcount_cache_size)
     _lookup("AIO engine", ENGINES, aio)
     _lookup("fallocate behaviour", BEHAVIOURS, fallocate)
     file = FilePosix(
@@ -146,7 +152,7 @@ async def open_disk(
         stand_in=stand_in,
         gate=gate,
     )
-    node = await _open_format(Path(filename), file, format, read_only, depth=0, discard=discard)
+    node = await _open_format(Path(filename), file, format, read_only, depth=0, discard=discard, caches=caches)
     disk = Disk(node, file)
     try:
         yield disk
@@ -155,7 +161,13 @@ async def open_disk(
 
 
 async def _open_format(
-    path: Path, file: FilePosix, format: str | None, read_only: bool, depth: int, discard: bool = False
+    path: Path,
+    file: FilePosix,
+    format: str | None,
+    read_only: bool,
+    depth: int,
+    discard: bool = False,
+    caches: CacheSizes = DEFAULT_SIZES,
 ) -> Node:
     """The node for `format` on an open file node, which it owns from then on."""
     backing: Node | None = None
@@ -175,7 +187,7 @@ async def _open_format(
         header = qcow2.Header.parse(head, file.length)
         if header.backing_file:
             backing = await _open_backing(path, file, header, depth)
-        return await qcow2.Qcow2.open(header, file, backing, read_only=read_only, discard=discard)
+        return await qcow2.Qcow2.open(header, file, backing, read_only=read_only, discard=discard, caches=caches)
     except BaseException:
         await file.close()
         if backing is not None:

@@ -5,55 +5,47 @@ block/qcow2-cluster.c).
 import asyncio
 import errno
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from blockstack.file_posix import FilePosix
 from blockstack.node import Buffer, Node
 from blockstack.qcow2 import compressed, snapshots
+from blockstack.qcow2.allocation import Allocation
+from blockstack.qcow2.cache import DEFAULT_SIZES, Cache, CacheSizes
 from blockstack.qcow2.header import AUTOCLEAR, Header
-from blockstack.qcow2.mapping import Mapping, Run
+from blockstack.qcow2.mapping import Mapping, Run, pack_l2
 from blockstack.qcow2.overlap import MetadataMap
 from blockstack.qcow2.refcounts import Refcounts
 from blockstack.qcow2.snapshots import Snapshot
+from blockstack.qcow2.widths import pack
 from blockstack.requests import RequestType, TrackedRequest
 from blockstack.settled import uninterrupted
 
 MAX_WORKERS = 8
 """Parts of one guest request that run at the same time (QEMU: QCOW2_MAX_WORKERS)."""
 
-MAX_DEFERRED = 65536
-"""Clusters waiting to be given back until metadata is written on their account."""
-
-
-@dataclass(slots=True, eq=False)
-class Allocation:
-    """Newly allocated clusters from allocation until they are linked (QEMU: QCowL2Meta). Offsets and lengths in
-    bytes.
-    """
-
-    guest_cluster: int
-    clusters: int
-    host: int
-    guest_offset: int
-    head: int  # bytes of the first cluster before the guest's data
-    tail: int  # bytes of the last cluster behind it
-    replaced: Run  # what the guest clusters were before
-    dependents: list["asyncio.Future[None]"] = field(default_factory=list)
-
 
 class Qcow2(Node):
     """An open qcow2 image over a file node, and possibly a backing node."""
 
     def __init__(
-        self, header: Header, file: FilePosix, backing: Node | None, *, read_only: bool, discard: bool = False
+        self,
+        header: Header,
+        file: FilePosix,
+        backing: Node | None,
+        *,
+        read_only: bool,
+        discard: bool = False,
+        caches: CacheSizes = DEFAULT_SIZES,
     ) -> None:
         super().__init__(header.size, read_only=read_only)
         self.header = header
         self.file = file
         self.backing = backing
         self.metadata = MetadataMap(header)
-        self.refcounts = Refcounts(header, file, self.metadata)
-        self.mapping = Mapping(header, file, self.refcounts, self.metadata)
+        self._l2_cache = Cache(file, caches.l2_tables(header), pack_l2)
+        blocks = Cache(file, caches.refcount_blocks(header), lambda block: pack(block, header.refcount_order))
+        self.refcounts = Refcounts(header, file, self.metadata, blocks, self._l2_cache)
+        self.mapping = Mapping(header, file, self.refcounts, self.metadata, self._l2_cache)
         self.allocations: list[Allocation] = []
         self.snapshots: list[Snapshot] = []
         self._discard = discard
@@ -61,13 +53,20 @@ class Qcow2(Node):
 
     @classmethod
     async def open(
-        cls, header: Header, file: FilePosix, backing: Node | None, *, read_only: bool, discard: bool = False
+        cls,
+        header: Header,
+        file: FilePosix,
+        backing: Node | None,
+        *,
+        read_only: bool,
+        discard: bool = False,
+        caches: CacheSizes = DEFAULT_SIZES,
     ) -> "Qcow2":
         """Load the tables. `discard`: a guest's discards give clusters back (QEMU: discard=unmap).
 
         Raises ImageError, OSError.
         """
-        image = cls(header, file, backing, read_only=read_only, discard=discard)
+        image = cls(header, file, backing, read_only=read_only, discard=discard, caches=caches)
         await image.refcounts.load()
         await image.mapping.load()
         if not read_only:
@@ -227,21 +226,22 @@ class Qcow2(Node):
             return
         linked = False
         try:
-            if not (allocation.head or allocation.tail) or await self._alloc_space(allocation):
-                await self.file.pwritev(host, [data])
-            else:
+            copied = bool(allocation.head or allocation.tail) and not await self._alloc_space(allocation)
+            if copied:
                 await self._write_merged(allocation, data)
+            else:
+                await self.file.pwritev(host, [data])
             async with self._lock:
-                await self.mapping.link(allocation.guest_cluster, allocation.host, allocation.clusters)
+                await self.mapping.link(allocation.guest_cluster, allocation.host, allocation.clusters, copied=copied)
                 linked = True
                 if allocation.replaced.entry:
-                    self.refcounts.free_later(*self.mapping.extent(allocation.replaced.entry, allocation.clusters))
+                    await self.refcounts.free(*self.mapping.extent(allocation.replaced.entry, allocation.clusters))
         finally:
             try:
                 # The refcounts go back before anybody can see the allocation gone.
                 if not linked:
                     async with self._lock:
-                        await self.refcounts.free(allocation.host, allocation.clusters)
+                        await self.refcounts.free(allocation.host, allocation.clusters, linked=False)
             finally:
                 self.allocations.remove(allocation)
                 for dependent in allocation.dependents:
@@ -314,7 +314,6 @@ class Qcow2(Node):
                 whole = -(-(end - at) // size) if end == self.length else (end - at) // size
                 async with self._lock:
                     done = await self.mapping.zeroize(cluster, whole, unmap=unmap)
-                    await self._limit_deferred()
                 at = (cluster + done) * size
                 continue
             count = min(end, (cluster + 1) * size) - at
@@ -356,11 +355,6 @@ class Qcow2(Node):
         while first < last:
             async with self._lock:
                 first += await self.mapping.discard(first, last - first, backed=self.backing is not None)
-                await self._limit_deferred()
-
-    async def _limit_deferred(self) -> None:
-        if self.refcounts.deferred >= MAX_DEFERRED:
-            await self.write_back()
 
     # Making it stable
 
@@ -368,21 +362,11 @@ class Qcow2(Node):
         await uninterrupted(self._flush_caches())
 
     async def _flush_caches(self) -> None:
-        """Refcounts, then the L2 tables that rely on them, each followed by a barrier (QEMU: qcow2_write_caches)."""
+        """Write the caches, in the order that they keep by themselves, and a barrier (QEMU: qcow2_flush_caches)."""
         async with self._lock:
-            await self.write_back()
+            await self._l2_cache.write()
+            await self.refcounts.cache.write()
         await self.file.flush()
-
-    async def write_back(self) -> None:
-        """Write changed metadata in the order that a power loss at any point survives."""
-        await self.refcounts.write_back()
-        await self.file.flush()
-        await self.mapping.write_back()
-        if self.refcounts.deferred:
-            # What pointed to them must be gone from the disk before anybody can have them.
-            await self.file.flush()
-            await self.refcounts.free_deferred()
-            await self.refcounts.write_back()
 
     async def _close(self) -> None:
         try:

@@ -1,7 +1,7 @@
 """Guest clusters to host clusters: the L1 table and its L2 tables (QEMU: block/qcow2-cluster.c, the tables' part).
 
-L2 tables are kept in memory and written back at a flush, after the refcounts they rely on; a new table is written at
-once, before the L1 table points to it. Everything here runs under the image's metadata lock.
+L2 tables are cached, and written after the refcounts they rely on; a new table is written at once, before the L1 table
+points to it. Everything here runs under the image's metadata lock.
 """
 
 from dataclasses import dataclass
@@ -12,21 +12,15 @@ import numpy.typing as npt
 from blockstack.errors import ImageError
 from blockstack.node import Node
 from blockstack.qcow2 import compressed
+from blockstack.qcow2.cache import Cache, Entries, Table
 from blockstack.qcow2.header import OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO, Header
 from blockstack.qcow2.overlap import MetadataMap
 from blockstack.qcow2.refcounts import Refcounts
 
-CACHE_BYTES = 128 << 20
-"""L2 tables kept in memory, beside changed ones: they map 1 TiB of disk at 64 KiB clusters (QEMU: l2-cache-size)."""
 
-
-@dataclass(slots=True, eq=False)
-class L2Table:
-    """One L2 table at host offset `offset`; `entries` has shape (l2_entries,)."""
-
-    offset: int
-    entries: npt.NDArray[np.uint64]
-    dirty: bool = False
+def pack_l2(entries: Entries) -> bytes:
+    """An L2 table as on the disk."""
+    return entries.astype(">u8").tobytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +39,13 @@ class Run:
 class Mapping:
     """The two-level table of one image."""
 
-    def __init__(self, header: Header, file: Node, refcounts: Refcounts, metadata: MetadataMap) -> None:
+    def __init__(self, header: Header, file: Node, refcounts: Refcounts, metadata: MetadataMap, cache: Cache) -> None:
         self._header = header
         self._file = file
         self._refcounts = refcounts
         self._metadata = metadata
         self._l1: npt.NDArray[np.uint64] = np.zeros(0, dtype=np.uint64)
-        self._tables: dict[int, L2Table] = {}
+        self._cache = cache
 
     async def load(self) -> None:
         """Read the L1 table. Raises ImageError where it points to impossible places."""
@@ -74,11 +68,12 @@ class Mapping:
         used: npt.NDArray[np.uint64] = offsets[offsets != 0]
         return used
 
-    async def table(self, guest_cluster: int) -> L2Table | None:
+    async def table(self, guest_cluster: int) -> Table | None:
         """The L2 table that maps `guest_cluster`, None where there is none. Raises OSError, ImageError."""
         index = guest_cluster // self._header.l2_entries
-        if index in self._tables:
-            return self._tables[index]
+        table = self._cache.get(index)
+        if table is not None:
+            return table
         entry = int(self._l1[index])
         offset = entry & OFFSET_MASK
         if not offset:
@@ -86,24 +81,14 @@ class Mapping:
         size = self._header.cluster_size
         readable = max(0, min(size, self._file.length - offset))
         data = await self._file.preadv(offset, readable) if readable else b""
-        entries = np.frombuffer(data.ljust(size, b"\0"), dtype=">u8").astype(np.uint64)
-        self._evict()
-        self._tables[index] = table = L2Table(offset, entries)
+        table = Table(offset, np.frombuffer(data.ljust(size, b"\0"), dtype=">u8").astype(np.uint64))
+        await self._cache.add(index, table)
         return table
 
-    def _evict(self) -> None:
-        """Make room for one more table; those that have changed stay."""
-        excess = len(self._tables) + 1 - CACHE_BYTES // self._header.cluster_size
-        if excess > 0:
-            clean = [index for index, table in self._tables.items() if not table.dirty]
-            for index in clean[:excess]:
-                del self._tables[index]
-
-    async def table_for_write(self, guest_cluster: int) -> L2Table:
+    async def table_for_write(self, guest_cluster: int) -> Table:
         """The L2 table that maps `guest_cluster`, made if there is none (QEMU: get_cluster_table, l2_allocate).
 
-        QEMU flushes the refcounts before it writes the empty table; here only the L1 entry waits for that flush, since
-        an L2 table that nothing points to needs no refcount yet. One that a snapshot shares is copied.
+        One that a snapshot shares is copied. Refcounts, table and L1 entry are made stable one after the other.
         """
         index = guest_cluster // self._header.l2_entries
         table = await self.table(guest_cluster)
@@ -116,22 +101,22 @@ class Mapping:
             shared = 0
             entries = np.zeros(self._header.l2_entries, dtype=np.uint64)
         offset, _ = await self._refcounts.allocate(1)
-        table = L2Table(offset, entries)
+        table = Table(offset, entries, dirty=True)
         try:
-            await self._write(table)
-            await self._refcounts.write_back()
-            await self._file.flush()
+            await self._refcounts.cache.flush()
+            await self._cache.add(index, table)
+            await self._cache.flush()
             entry = np.array([offset | OFLAG_COPIED], dtype=">u8").tobytes()
             await self._file.pwritev(self._header.l1_offset + index * 8, [entry], metadata=True)
         except BaseException:
-            await self._refcounts.free(offset, 1)
+            self._cache.forget(index)
+            await self._refcounts.free(offset, 1, linked=False)
             raise
         self._l1[index] = offset | OFLAG_COPIED
         self._metadata.add(offset)
+        await self._file.flush()
         if shared:
-            self._refcounts.free_later(shared, 1)
-        self._evict()
-        self._tables[index] = table
+            await self._refcounts.free(shared, 1)
         return table
 
     async def run(self, guest_cluster: int, limit: int) -> Run:
@@ -171,11 +156,14 @@ class Mapping:
         Host clusters are kept for later writes unless `unmap`. Returns how many were done. Raises ImageError, OSError.
         """
         table, first, count = await self._part(guest_cluster, limit)
-        for position in range(first, first + count):
-            old = int(table.entries[position])
-            packed = bool(old & OFLAG_COMPRESSED)
-            freed = packed or (unmap and bool(old & OFFSET_MASK))
-            self._replace(table, position, OFLAG_ZERO if freed else old | OFLAG_ZERO, old if freed else 0)
+        freed: list[tuple[int, int]] = []
+        try:
+            for position in range(first, first + count):
+                old = int(table.entries[position])
+                given_back = bool(old & OFLAG_COMPRESSED) or (unmap and bool(old & OFFSET_MASK))
+                self._replace(table, position, OFLAG_ZERO if given_back else old | OFLAG_ZERO, given_back, freed)
+        finally:
+            await self._free(freed)
         return count
 
     async def discard(self, guest_cluster: int, limit: int, *, backed: bool) -> int:
@@ -186,26 +174,40 @@ class Mapping:
         if not backed and await self.table(guest_cluster) is None:
             return min(limit, self._header.l2_entries - guest_cluster % self._header.l2_entries)
         table, first, count = await self._part(guest_cluster, limit)
-        for position in range(first, first + count):
-            old = int(table.entries[position])
-            if backed or old & (OFLAG_COMPRESSED | OFFSET_MASK):
-                freed = old if old & (OFLAG_COMPRESSED | OFFSET_MASK) else 0
-                self._replace(table, position, OFLAG_ZERO if self._header.version >= 3 else 0, freed)
+        freed: list[tuple[int, int]] = []
+        try:
+            for position in range(first, first + count):
+                given_back = bool(int(table.entries[position]) & (OFLAG_COMPRESSED | OFFSET_MASK))
+                if backed or given_back:
+                    new = OFLAG_ZERO if self._header.version >= 3 else 0
+                    self._replace(table, position, new, given_back, freed)
+        finally:
+            await self._free(freed)
         return count
 
-    async def _part(self, guest_cluster: int, limit: int) -> tuple[L2Table, int, int]:
+    async def _part(self, guest_cluster: int, limit: int) -> tuple[Table, int, int]:
         table = await self.table_for_write(guest_cluster)
         first = guest_cluster % self._header.l2_entries
         return table, first, min(limit, self._header.l2_entries - first)
 
-    def _replace(self, table: L2Table, position: int, entry: int, freed: int) -> None:
-        if entry == int(table.entries[position]):
+    def _replace(self, table: Table, position: int, entry: int, given_back: bool, freed: list[tuple[int, int]]) -> None:
+        """Put `entry` in the place of one whose clusters are added to `freed` where they are given back."""
+        old = int(table.entries[position])
+        if entry == old:
             return
-        extent = self.extent(freed, 1) if freed else None
+        if given_back:
+            freed.append(self.extent(old, 1))  # raises before anything is changed
         table.entries[position] = entry
         table.dirty = True
-        if extent is not None:
-            self._refcounts.free_later(*extent)
+
+    async def _free(self, extents: list[tuple[int, int]]) -> None:
+        """Give back what no entry refers to any more, neighbours at once."""
+        size = self._header.cluster_size
+        for index, (offset, count) in enumerate(extents):
+            if index + 1 < len(extents) and extents[index + 1][0] == offset + count * size:
+                extents[index + 1] = offset, count + extents[index + 1][1]
+            else:
+                await self._refcounts.free(offset, count)
 
     def extent(self, entry: int, clusters: int) -> tuple[int, int]:
         """Host offset and number of the clusters that `entry`, the first of `clusters`, refers to.
@@ -221,40 +223,29 @@ class Mapping:
         self._metadata.check(offset, count * self._header.cluster_size)
         return offset, count
 
-    async def link(self, guest_cluster: int, host: int, clusters: int) -> None:
-        """Map `clusters` guest clusters to the host clusters from `host` on (QEMU: qcow2_alloc_cluster_link_l2)."""
+    async def link(self, guest_cluster: int, host: int, clusters: int, *, copied: bool = False) -> None:
+        """Map `clusters` guest clusters to the host clusters from `host` on (QEMU: qcow2_alloc_cluster_link_l2).
+
+        `copied`: some of what they hold comes from elsewhere (COW), and has to be stable before the table is written.
+        """
         table = await self.table_for_write(guest_cluster)
+        await self._cache.depend_on(self._refcounts.cache)
+        if copied:
+            self._cache.depends_on_flush = True
         first = guest_cluster % self._header.l2_entries
         steps = np.arange(clusters, dtype=np.uint64) * np.uint64(self._header.cluster_size)
         table.entries[first : first + clusters] = np.uint64(host | OFLAG_COPIED) + steps
         table.dirty = True
 
-    async def write_back(self) -> None:
-        """Write every table that has changed; the refcounts must be stable before. Raises OSError."""
-        for table in self._tables.values():
-            if table.dirty:
-                await self._write(table)
-
-    def extents(self) -> list[tuple[int, int, int, int]]:
-        """All allocated guest clusters as in memory: (guest cluster, host offset, L2 table's offset, index in the
-        table).
+    async def extents(self) -> list[tuple[int, int, int, int]]:
+        """All allocated guest clusters, on the disk or changed since: (guest cluster, host offset, L2 table's offset,
+        index in the table). Raises OSError.
         """
         found = []
-        for index, table in self._tables.items():
-            for position in np.nonzero(table.entries & np.uint64(OFFSET_MASK))[0]:
+        for index in np.flatnonzero(self._l1 & np.uint64(OFFSET_MASK)).tolist():
+            table = await self.table(index * self._header.l2_entries)
+            assert table is not None
+            for position in np.flatnonzero(table.entries & np.uint64(OFFSET_MASK)).tolist():
                 host = int(table.entries[position]) & OFFSET_MASK
-                found.append((index * self._header.l2_entries + int(position), host, table.offset, int(position)))
+                found.append((index * self._header.l2_entries + position, host, table.offset, position))
         return found
-
-    async def load_all(self) -> None:
-        """Read every L2 table."""
-        for index in np.nonzero(self._l1 & np.uint64(OFFSET_MASK))[0]:
-            await self.table(int(index) * self._header.l2_entries)
-
-    async def _write(self, table: L2Table) -> None:
-        table.dirty = False
-        try:
-            await self._file.pwritev(table.offset, [table.entries.astype(">u8").tobytes()], metadata=True)
-        except OSError:
-            table.dirty = True
-            raise

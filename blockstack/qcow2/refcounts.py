@@ -1,7 +1,7 @@
 """Reference counts of host clusters: which are free, and the tables that say so on disk (QEMU: block/qcow2-refcount.c).
 
-Blocks are kept in memory and written back at a flush; a new block is written at once, before the table that points to
-it. Everything here runs under the image's metadata lock.
+Blocks are cached; a new one is written at once, before the table that points to it. Everything here runs under the
+image's metadata lock.
 """
 
 import errno
@@ -12,9 +12,10 @@ import numpy.typing as npt
 
 from blockstack.errors import ImageError
 from blockstack.node import Node
+from blockstack.qcow2.cache import Cache, Table
 from blockstack.qcow2.header import MAX_REFTABLE_BYTES, Header
 from blockstack.qcow2.overlap import MetadataMap
-from blockstack.qcow2.widths import RefcountArray, pack, refcount_dtype, unpack
+from blockstack.qcow2.widths import refcount_dtype, unpack
 
 _MAX_CLUSTER_OFFSET: Final = 2**56
 """Host offsets of L1 and L2 entries have 56 bits."""
@@ -26,17 +27,15 @@ _TABLE_POINTER: Final = 48
 class Refcounts:
     """Refcounts of the header's width, one for each host cluster."""
 
-    def __init__(self, header: Header, file: Node, metadata: MetadataMap) -> None:
+    def __init__(self, header: Header, file: Node, metadata: MetadataMap, cache: Cache, l2_cache: Cache) -> None:
+        self.cache = cache
         self._header = header
         self._file = file
         self._metadata = metadata
         self._per_block = header.refcounts_per_block
         self._table: npt.NDArray[np.uint64] = np.zeros(0, dtype=np.uint64)
-        self._blocks: dict[int, RefcountArray] = {}
-        self._dirty: set[int] = set()
+        self._l2_cache = l2_cache
         self._free_from = 0
-        self._deferred: list[tuple[int, int]] = []
-        self.deferred = 0  # clusters in it
 
     async def load(self) -> None:
         """Read the refcount table. Raises ImageError where it points to impossible places."""
@@ -64,19 +63,20 @@ class Refcounts:
         while True:
             start = await self._first_free()
             index = start // self._per_block
-            if await self._block(index) is not None:
+            block = await self._block(index)
+            if block is not None:
                 break
             # Making a refcount block takes clusters, and growing the table gives some back: look again.
             await self._need_block(index)
         within = start % self._per_block
-        used = np.flatnonzero(self._blocks[index][within : within + count])
+        used = np.flatnonzero(block.entries[within : within + count])
         found = int(used[0]) if len(used) else min(count, self._per_block - within)
         size = self._header.cluster_size
         if (start + found) * size >= _MAX_CLUSTER_OFFSET:
             raise OSError(errno.EFBIG, "the image file is full")
         self._metadata.check(start * size, found * size)
-        for cluster in range(start, start + found):
-            self._set(cluster, 1)
+        block.entries[within : within + found] = 1
+        block.dirty = True
         self._free_from = start + found
         return start * size, found
 
@@ -84,7 +84,7 @@ class Refcounts:
         """The first cluster with refcount 0."""
         index, within = divmod(self._free_from, self._per_block)
         while (block := await self._block(index)) is not None:
-            free = np.flatnonzero(block[within:] == 0)
+            free = np.flatnonzero(block.entries[within:] == 0)
             if len(free):
                 within += int(free[0])
                 break
@@ -92,51 +92,49 @@ class Refcounts:
         self._free_from = index * self._per_block + within
         return self._free_from
 
-    async def free(self, offset: int, count: int) -> None:
-        """Give `count` clusters at host offset `offset` back."""
-        first = offset // self._header.cluster_size
-        for cluster in range(first, first + count):
-            references = await self._get(cluster)
-            if references == 0:
-                raise ImageError(f"cluster at {cluster * self._header.cluster_size} is freed twice")
-            self._set(cluster, references - 1)
-            if references == 1:
-                self._free_from = min(self._free_from, cluster)
+    async def free(self, offset: int, count: int, *, linked: bool = True) -> None:
+        """Give `count` clusters at host offset `offset` back (QEMU: update_refcount).
 
-    def free_later(self, offset: int, count: int) -> None:
-        """Give clusters back once nothing on the disk points to them any more: at `free_deferred`."""
-        self._deferred.append((offset, count))
-        self.deferred += count
-
-    async def free_deferred(self) -> None:
-        """Give back what `free_later` was told; what pointed there is stable (QEMU: the dependency of the refcount
-        cache on the L2 cache, in update_refcount).
+        No refcount falls on the disk before the L2 tables that no longer refer to the clusters are there, unless none
+        ever did (not `linked`). Raises ImageError where one is free already, OSError.
         """
-        while self._deferred:
-            offset, count = self._deferred.pop()
-            self.deferred -= count
-            await self.free(offset, count)
+        first, end = offset // self._header.cluster_size, offset // self._header.cluster_size + count
+        while first < end:
+            index, within = divmod(first, self._per_block)
+            clusters = min(end - first, self._per_block - within)
+            block = await self._block(index)
+            if block is None or not np.all(block.entries[within : within + clusters]):
+                raise ImageError(f"a cluster from {first * self._header.cluster_size} on is freed twice")
+            if linked:
+                await self.cache.depend_on(self._l2_cache)
+            references = block.entries[within : within + clusters]
+            references -= references.dtype.type(1)
+            block.dirty = True
+            unused = np.flatnonzero(references == 0)
+            if len(unused):
+                self._free_from = min(self._free_from, first + int(unused[0]))
+            first += clusters
 
     async def get(self, offset: int) -> int:
         """References to the cluster at host offset `offset`."""
         return await self._get(offset // self._header.cluster_size)
 
-    async def write_back(self) -> None:
-        """Write every block that has changed. Raises OSError."""
-        while self._dirty:
-            await self._write_block(self._dirty.pop())
-
     async def _get(self, cluster: int) -> int:
         block = await self._block(cluster // self._per_block)
-        return 0 if block is None else int(block[cluster % self._per_block])
+        return 0 if block is None else int(block.entries[cluster % self._per_block])
 
-    def _set(self, cluster: int, references: int) -> None:
-        self._blocks[cluster // self._per_block][cluster % self._per_block] = references
-        self._dirty.add(cluster // self._per_block)
+    async def _take(self, first: int, count: int) -> None:
+        """Count one reference to each of `count` clusters whose blocks are there."""
+        for cluster in range(first, first + count):
+            block = await self._block(cluster // self._per_block)
+            assert block is not None
+            block.entries[cluster % self._per_block] = 1
+            block.dirty = True
 
-    async def _block(self, index: int) -> RefcountArray | None:
-        if index in self._blocks:
-            return self._blocks[index]
+    async def _block(self, index: int) -> Table | None:
+        block = self.cache.get(index)
+        if block is not None:
+            return block
         if index >= len(self._table) or not self._table[index]:
             return None
         length = self._header.cluster_size
@@ -145,8 +143,8 @@ class Refcounts:
             # To take its clusters for free would overwrite what the lost block counted.
             raise ImageError(f"the refcount block at {offset} lies beyond the end of the file")
         data = await self._file.preadv(offset, self._readable(offset, length))
-        block = unpack(data.ljust(length, b"\0"), self._header.refcount_order)
-        self._blocks[index] = block
+        block = Table(offset, unpack(data.ljust(length, b"\0"), self._header.refcount_order))
+        await self.cache.add(index, block)
         return block
 
     def _readable(self, offset: int, length: int) -> int:
@@ -163,8 +161,7 @@ class Refcounts:
             await self._write_table_entry(index)
         except BaseException:
             # Forget it: the next allocation makes the same block at the same place again.
-            self._blocks.pop(index, None)
-            self._dirty.discard(index)
+            self.cache.forget(index)
             self._table[index] = 0
             raise
         self._metadata.add(int(self._table[index]))
@@ -175,19 +172,15 @@ class Refcounts:
         if (first + self._per_block) * self._header.cluster_size >= _MAX_CLUSTER_OFFSET:
             raise OSError(errno.EFBIG, "the image file is full")
         self._metadata.check(first * self._header.cluster_size, self._header.cluster_size)
-        self._blocks[index] = np.zeros(self._per_block, dtype=refcount_dtype(self._header.refcount_order))
-        self._table[index] = first * self._header.cluster_size
-        self._set(first, 1)
-        await self._write_block(index)
-        self._dirty.discard(index)
-
-    async def _write_block(self, index: int) -> None:
-        data = pack(self._blocks[index], self._header.refcount_order)
-        try:
-            await self._file.pwritev(int(self._table[index]), [data], metadata=True)
-        except OSError:
-            self._dirty.add(index)
-            raise
+        block = Table(
+            first * self._header.cluster_size,
+            np.zeros(self._per_block, dtype=refcount_dtype(self._header.refcount_order)),
+            dirty=True,
+        )
+        block.entries[0] = 1
+        self._table[index] = block.offset
+        await self.cache.add(index, block)
+        await self.cache.write()
 
     async def _write_table_entry(self, index: int) -> None:
         # The block is stable before the table points to it (QEMU: bdrv_pwrite_sync in alloc_refcount_block).
@@ -204,9 +197,7 @@ class Refcounts:
             await self._move_table(entries)
         except BaseException:
             # As if nothing had happened: the next attempt makes the same blocks and table at the same places again.
-            for index in [index for index in self._blocks if index >= len(old_table)]:
-                del self._blocks[index]
-                self._dirty.discard(index)
+            self.cache.forget_from(len(old_table))
             self._table = old_table
             raise
         for offset in self._table[len(old_table) :]:
@@ -241,9 +232,8 @@ class Refcounts:
             if await self._block((start + clusters) // self._per_block) is None:
                 await self._new_block((start + clusters) // self._per_block)
         self._metadata.check(start * header.cluster_size, clusters * header.cluster_size)
-        for cluster in range(start, start + clusters):
-            self._set(cluster, 1)
-        await self.write_back()
+        await self._take(start, clusters)
+        await self.cache.write()
         offset = start * header.cluster_size
         await self._file.pwritev(offset, [table.astype(">u8").tobytes()], metadata=True)
         await self._file.flush()

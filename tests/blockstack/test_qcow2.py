@@ -157,7 +157,7 @@ def test_a_write_around_an_allocation_in_flight(tmp_path: Path, how: How) -> Non
             hold.release.set()
             await asyncio.gather(first, wide)
             assert await disk.preadv(65536 + 4096, 2 * 65536) == b"w" * (2 * 65536)
-            assert len(qcow2_node(disk).mapping.extents()) == 3
+            assert len(await qcow2_node(disk).mapping.extents()) == 3
 
     run(main())
     check(image)
@@ -290,19 +290,18 @@ def test_raw_of_impossible_size_leaves_the_old_file_alone(tmp_path: Path) -> Non
     assert (tmp_path / "raw").read_text() == "precious"
 
 
-def test_eviction_of_clean_l2_tables(tmp_path: Path, how: How, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blockstack.qcow2.mapping.CACHE_BYTES", 4 * 512)
+def test_eviction_of_clean_l2_tables(tmp_path: Path, how: How) -> None:
     image = tmp_path / "image"
 
     async def main() -> bytes:
         await blockstack.create(image, 1 << 20, cluster_size=512)
-        async with blockstack.open(image, **how) as disk:
+        async with blockstack.open(image, l2_cache_size=4 * 512, **how) as disk:
             guest = Guest(disk)
             for at in range(0, 1 << 20, 30_000):
                 await guest.write(at, payload(at, 700))
                 await disk.flush()
             await guest.verify()
-            assert len(qcow2_node(disk).mapping._tables) <= 4
+            assert len(qcow2_node(disk)._l2_cache) <= 4
             assert len(qcow2_node(disk).mapping.table_offsets) == 32
             await guest.write(1000, payload(1, 700))
             await guest.verify()

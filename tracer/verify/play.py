@@ -74,7 +74,7 @@ def play(ground: "Ground", plan: Plan, strategy: Strategy, fallocate: str, progr
         before = delays()
         async with opened(ground, image, strategy, fallocate, journal) as disk:
             oracle = await run(disk, plan, journal=journal, progress=count)
-            return leave(disk, oracle, before)
+            return await leave(disk, oracle, before)
 
     played = play_image(ground, plan.size, plan.cluster_size, drive)
     played.acknowledged = acknowledged
@@ -132,10 +132,10 @@ def opened(
     )
 
 
-def leave(disk: blockstack.Disk, oracle: Oracle, before: BlockDelays) -> Run:
+async def leave(disk: blockstack.Disk, oracle: Oracle, before: BlockDelays) -> Run:
     """What has to be known of the disk before closing it forgets the tables and ends the worker threads."""
     after = delays()
-    return Run(oracle, mapping(disk).extents(), after.since(before), after.note)
+    return Run(oracle, await mapping(disk).extents(), after.since(before), after.note)
 
 
 def mapping(disk: blockstack.Disk) -> Mapping:

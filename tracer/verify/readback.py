@@ -42,8 +42,7 @@ async def read_back(image: Path, oracle: Oracle, aio: str, *, direct: bool) -> D
     async with blockstack.open(image, "qcow2", aio=aio, direct=direct, read_only=True) as disk:
         node = disk.node
         assert isinstance(node, Qcow2)
-        await node.mapping.load_all()
-        mapped = {guest for guest, *_ in node.mapping.extents()}
+        mapped = {guest for guest, *_ in await node.mapping.extents()}
         damage = Damage()
         for cluster in sorted(mapped | set(oracle.clusters)):
             data = await disk.preadv(cluster * size, size)

@@ -47,7 +47,7 @@ def run_cell(held: HeldGround, case: Case, strategy: Strategy, fallocate: str, c
                 await play_round(stage, case, order, rounds[-1])
                 await disk.flush()
             acknowledged = guest.acknowledged
-            return leave(disk, guest.oracle, before)
+            return await leave(disk, guest.oracle, before)
 
     played = play_image(ground, case.size, case.cluster_size, drive)
     ops = played.evidence.ops
