@@ -16,11 +16,13 @@ def main(words: list[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("check", help="compare the refcounts of a qcow2 image with its tables")
     command.add_argument("image")
-    command.add_argument("--repair", choices=["leaks"], help="what to repair")
+    command.add_argument("--repair", choices=["leaks", "all"], help="what to repair")
     command.add_argument("--json", action="store_true", help="print a JSON object")
     options = parser.parse_args(words)
     try:
-        report = asyncio.run(check(options.image, repair_leaks=options.repair == "leaks"))
+        report = asyncio.run(
+            check(options.image, repair_leaks=options.repair == "leaks", repair_all=options.repair == "all")
+        )
     except (ImageError, OSError) as error:
         print(f"{options.image}: {error}", file=sys.stderr)
         return 1
@@ -28,7 +30,8 @@ def main(words: list[str] | None = None) -> int:
         print(json.dumps({"image": options.image, **dataclasses.asdict(report)}))
     else:
         print(
-            f"{report.corruptions} corruptions, {report.leaks} leaked clusters, {report.leaks_fixed} of them repaired"
+            f"{report.corruptions} corruptions, {report.corruptions_fixed} of them repaired; "
+            f"{report.leaks} leaked clusters, {report.leaks_fixed} of them repaired"
         )
     return report.exit_status
 

@@ -16,6 +16,7 @@ from blockstack.journal import Journal
 from blockstack.node import Buffer, Node
 from blockstack.probe import read_known_safe
 from blockstack.qcow2.cache import DEFAULT_SIZES, CacheSizes
+from blockstack.qcow2.check import repair_dirty
 from blockstack.settled import settled
 from blockstack.strategies import AUTO, STRATEGIES, Auto, Strategy
 
@@ -78,6 +79,7 @@ async def create(
     refcount_bits: int = 16,
     backing_file: str | None = None,
     backing_format: str | None = None,
+    lazy_refcounts: bool = False,
 ) -> None:
     """Make an image of `size` bytes, rounded up to whole sectors, as qemu-img does.
 
@@ -97,6 +99,7 @@ async def create(
             refcount_bits=refcount_bits,
             backing_file=backing_file,
             backing_format=backing_format,
+            lazy_refcounts=lazy_refcounts,
         )
     elif format == "raw":
         raw.create(Path(filename), size)
@@ -185,6 +188,8 @@ async def _open_format(
             file.growable = False
             return file
         header = qcow2.Header.parse(head, file.length)
+        if header.dirty and not read_only:
+            header = await repair_dirty(header, file)
         if header.backing_file:
             backing = await _open_backing(path, file, header, depth)
         return await qcow2.Qcow2.open(header, file, backing, read_only=read_only, discard=discard, caches=caches)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from blockstack.errors import ImageError
-from blockstack.qcow2.header import MAX_L1_BYTES, Header
+from blockstack.qcow2.header import COMPAT_LAZY_REFCOUNTS, MAX_L1_BYTES, Header
 from blockstack.qcow2.widths import pack, refcount_dtype
 
 
@@ -19,6 +19,7 @@ def create(
     refcount_bits: int = 16,
     backing_file: str | None = None,
     backing_format: str | None = None,
+    lazy_refcounts: bool = False,
 ) -> None:
     """Write an empty image of `size` bytes to `path`, over whatever the file holds; made with mode 0600 if missing.
 
@@ -34,9 +35,12 @@ def create(
         raise ImageError(f"refcount width {refcount_bits} is not a power of two from 1 to 64 bits")
     if version < 3 and refcount_bits != 16:
         raise ImageError("version 2 has refcounts of 16 bits only: use version 3")
+    if version < 3 and lazy_refcounts:
+        raise ImageError("version 2 has no lazy refcounts: use version 3")
     header = Header(version, cluster_size.bit_length() - 1, size, 0, 0, cluster_size, 1)
     header.refcount_order = refcount_bits.bit_length() - 1
     header.backing_file, header.backing_format = backing_file, backing_format
+    header.compatible = COMPAT_LAZY_REFCOUNTS if lazy_refcounts else 0
     header.l1_entries = header.l1_needed
     if header.l1_entries * 8 > MAX_L1_BYTES:
         raise ImageError(f"a disk of {size} bytes needs larger clusters")

@@ -10,6 +10,11 @@ from blockstack.errors import ImageError
 MAGIC = b"QFI\xfb"
 V2_LENGTH = 72
 V3_LENGTH = 104
+INCOMPATIBLE = 72
+"""Offset of the incompatible feature bits."""
+INCOMPAT_DIRTY = 1 << 0
+"""Refcounts may be wrong: whoever writes to the image repairs them first."""
+COMPAT_LAZY_REFCOUNTS = 1 << 0
 AUTOCLEAR = 88
 """Offset of the autoclear feature bits."""
 MAX_L1_BYTES = 32 << 20
@@ -28,7 +33,6 @@ OFFSET_MASK = 0x00FFFFFFFFFFFE00
 """Bits 9 to 55 of an L1 or L2 entry: the host offset in bytes."""
 
 _INCOMPATIBLE = {
-    0: "the image is marked dirty: run `qemu-img check -r all` on it",
     1: "the image is marked corrupt",
     2: "an external data file is not supported",
     3: "zstd compression is not supported",
@@ -58,6 +62,18 @@ class Header:
     backing_file: str | None = None
     backing_format: str | None = None
     snapshots_offset: int = 0
+    incompatible: int = 0
+    compatible: int = 0
+
+    @property
+    def dirty(self) -> bool:
+        """Whether the refcounts may be wrong."""
+        return bool(self.incompatible & INCOMPAT_DIRTY)
+
+    @property
+    def lazy_refcounts(self) -> bool:
+        """Whether the refcounts may be left wrong while the image is marked dirty (QEMU: use_lazy_refcounts)."""
+        return bool(self.compatible & COMPAT_LAZY_REFCOUNTS)
 
     @property
     def cluster_size(self) -> int:
@@ -91,7 +107,11 @@ class Header:
         backing = (self.backing_file or "").encode("utf-8", "surrogateescape")
         if len(backing) > MAX_BACKING_NAME:
             raise ImageError("the name of the backing file is longer than 1023 bytes")
-        tail = b"" if self.version < 3 else _V3_TAIL.pack(0, 0, 0, self.refcount_order, V3_LENGTH)
+        tail = (
+            b""
+            if self.version < 3
+            else _V3_TAIL.pack(self.incompatible, self.compatible, 0, self.refcount_order, V3_LENGTH)
+        )
         backing_offset = V2_LENGTH + len(tail) + len(extensions) if backing else 0
         return (
             _V2.pack(
@@ -141,10 +161,11 @@ class Header:
         if crypt_method:
             raise ImageError("encrypted images are not supported")
         refcount_order, header_length, autoclear = 4, V2_LENGTH, 0
+        incompatible = compatible = 0
         if version == 3:
             if len(data) < V3_LENGTH:
                 raise ImageError("the header is cut off")
-            incompatible, _, autoclear, refcount_order, header_length = _V3_TAIL.unpack_from(data, V2_LENGTH)
+            incompatible, compatible, autoclear, refcount_order, header_length = _V3_TAIL.unpack_from(data, V2_LENGTH)
             _refuse_features(incompatible)
             if header_length < V3_LENGTH or header_length > (1 << cluster_bits):
                 raise ImageError(f"header length {header_length} is impossible")
@@ -162,6 +183,8 @@ class Header:
             refcount_order,
             autoclear,
             snapshots_offset=snapshots_offset,
+            incompatible=incompatible,
+            compatible=compatible,
         )
         header.backing_format = _backing_format(data, header_length, backing_offset)
         if backing_offset:
@@ -200,7 +223,7 @@ class Header:
 
 def _refuse_features(incompatible: int) -> None:
     for bit in range(64):
-        if incompatible >> bit & 1:
+        if incompatible & ~INCOMPAT_DIRTY & 1 << bit:
             raise ImageError(_INCOMPATIBLE.get(bit, f"unknown incompatible feature (bit {bit})"))
 
 

@@ -12,6 +12,7 @@ from blockstack.qcow2 import compressed, snapshots
 from blockstack.qcow2.allocation import Allocation
 from blockstack.qcow2.cache import DEFAULT_SIZES, Cache, CacheSizes
 from blockstack.qcow2.header import AUTOCLEAR, Header
+from blockstack.qcow2.lazy import DirtyBit
 from blockstack.qcow2.mapping import Mapping, Run, pack_l2
 from blockstack.qcow2.overlap import MetadataMap
 from blockstack.qcow2.refcounts import Refcounts
@@ -42,10 +43,11 @@ class Qcow2(Node):
         self.file = file
         self.backing = backing
         self.metadata = MetadataMap(header)
+        self.dirty_bit = DirtyBit(header, file, read_only=read_only)
         self._l2_cache = Cache(file, caches.l2_tables(header), pack_l2)
         blocks = Cache(file, caches.refcount_blocks(header), lambda block: pack(block, header.refcount_order))
         self.refcounts = Refcounts(header, file, self.metadata, blocks, self._l2_cache)
-        self.mapping = Mapping(header, file, self.refcounts, self.metadata, self._l2_cache)
+        self.mapping = Mapping(header, file, self.refcounts, self.metadata, self._l2_cache, self.dirty_bit)
         self.allocations: list[Allocation] = []
         self.snapshots: list[Snapshot] = []
         self._discard = discard
@@ -365,13 +367,22 @@ class Qcow2(Node):
         """Write the caches, in the order that they keep by themselves, and a barrier (QEMU: qcow2_flush_caches)."""
         async with self._lock:
             await self._l2_cache.write()
-            await self.refcounts.cache.write()
+            if not self.dirty_bit.is_set:
+                await self.refcounts.cache.write()
         await self.file.flush()
+
+    async def _mark_clean(self) -> None:
+        """QEMU: qcow2_mark_clean."""
+        async with self._lock:
+            if self.dirty_bit.is_set:
+                await self.refcounts.cache.flush()
+                await self.dirty_bit.clear()
 
     async def _close(self) -> None:
         try:
             if not self.read_only:
                 await self._flush()
+                await uninterrupted(self._mark_clean())
         finally:
             try:
                 await self.file.close()

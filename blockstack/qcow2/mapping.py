@@ -14,6 +14,7 @@ from blockstack.node import Node
 from blockstack.qcow2 import compressed
 from blockstack.qcow2.cache import Cache, Entries, Table
 from blockstack.qcow2.header import OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO, Header
+from blockstack.qcow2.lazy import DirtyBit
 from blockstack.qcow2.overlap import MetadataMap
 from blockstack.qcow2.refcounts import Refcounts
 
@@ -39,13 +40,22 @@ class Run:
 class Mapping:
     """The two-level table of one image."""
 
-    def __init__(self, header: Header, file: Node, refcounts: Refcounts, metadata: MetadataMap, cache: Cache) -> None:
+    def __init__(
+        self,
+        header: Header,
+        file: Node,
+        refcounts: Refcounts,
+        metadata: MetadataMap,
+        cache: Cache,
+        dirty_bit: DirtyBit,
+    ) -> None:
         self._header = header
         self._file = file
         self._refcounts = refcounts
         self._metadata = metadata
         self._l1: npt.NDArray[np.uint64] = np.zeros(0, dtype=np.uint64)
         self._cache = cache
+        self._dirty_bit = dirty_bit
 
     async def load(self) -> None:
         """Read the L1 table. Raises ImageError where it points to impossible places."""
@@ -229,7 +239,10 @@ class Mapping:
         `copied`: some of what they hold comes from elsewhere (COW), and has to be stable before the table is written.
         """
         table = await self.table_for_write(guest_cluster)
-        await self._cache.depend_on(self._refcounts.cache)
+        if self._dirty_bit.lazy:
+            await self._dirty_bit.set()
+        if not self._dirty_bit.is_set:
+            await self._cache.depend_on(self._refcounts.cache)
         if copied:
             self._cache.depends_on_flush = True
         first = guest_cluster % self._header.l2_entries

@@ -20,7 +20,7 @@ from blockstack.qcow2.widths import refcount_dtype, unpack
 _MAX_CLUSTER_OFFSET: Final = 2**56
 """Host offsets of L1 and L2 entries have 56 bits."""
 
-_TABLE_POINTER: Final = 48
+TABLE_POINTER: Final = 48
 """Offset of refcount_table_offset in the header; refcount_table_clusters follows it."""
 
 
@@ -114,6 +114,24 @@ class Refcounts:
             if len(unused):
                 self._free_from = min(self._free_from, first + int(unused[0]))
             first += clusters
+
+    async def put(self, offset: int, references: int) -> None:
+        """Say how many references the cluster at host offset `offset` has; its block must be there."""
+        index, within = divmod(offset // self._header.cluster_size, self._per_block)
+        block = await self._block(index)
+        assert block is not None
+        block.entries[within] = references
+        block.dirty = True
+
+    async def read_all(self, clusters: int) -> npt.NDArray[np.uint32]:
+        """The refcounts of the first `clusters` host clusters, shape (clusters,); larger ones than 2^32 - 1 as that."""
+        found = np.zeros(clusters, dtype=np.uint32)
+        for first in range(0, clusters, self._per_block):
+            block = await self._block(first // self._per_block)
+            if block is not None:
+                count = min(clusters - first, self._per_block)
+                found[first : first + count] = np.minimum(block.entries[:count].astype(np.uint64), 0xFFFFFFFF)
+        return found
 
     async def get(self, offset: int) -> int:
         """References to the cluster at host offset `offset`."""
@@ -238,6 +256,6 @@ class Refcounts:
         await self._file.pwritev(offset, [table.astype(">u8").tobytes()], metadata=True)
         await self._file.flush()
         pointer = offset.to_bytes(8, "big") + clusters.to_bytes(4, "big")
-        await self._file.pwritev(_TABLE_POINTER, [pointer], metadata=True)
+        await self._file.pwritev(TABLE_POINTER, [pointer], metadata=True)
         await self._file.flush()
         header.refcount_table_offset, header.refcount_table_clusters = offset, clusters

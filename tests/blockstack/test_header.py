@@ -82,7 +82,6 @@ def test_truncated_anywhere(image: Path) -> None:
         ("refcount_table_clusters", 0, "no refcount table"),
         ("refcount_table_clusters", 2049, "8 MiB"),
         ("backing_offset", 1 << 40, "outside of the header cluster"),
-        ("incompatible", 1, "marked dirty"),
         ("incompatible", 2, "marked corrupt"),
         ("incompatible", 4, "external data file"),
         ("incompatible", 8, "zstd"),
