@@ -64,6 +64,12 @@ class Disk:
         """
         await self.node.pdiscard(offset, length)
 
+    async def truncate(self, length: int, *, shrink: bool = False) -> None:
+        """Resize the disk to `length` bytes, a multiple of a sector. What grows reads as zeroes; what a shorter disk
+        loses is gone, which has to be asked for with `shrink`. Raises OSError: EINVAL, ENOTSUP, EFBIG.
+        """
+        await self.node.truncate(length, shrink=shrink)
+
     async def flush(self) -> None:
         """Make everything acknowledged so far stable."""
         await self.node.flush()

@@ -157,6 +157,21 @@ class FilePosix(Node):
     async def _flush(self) -> None:
         await self._calls.fdatasync()
 
+    async def _truncate(self, length: int) -> None:
+        """QEMU: raw_co_truncate."""
+        if not self.growable and length % self.request_alignment:
+            raise OSError(errno.EINVAL, f"O_DIRECT takes a length in multiples of {self.request_alignment} bytes")
+        await self._calls.run(lambda: self._calls.ftruncate(length, 0))
+        self.length = length
+
+    async def allocate(self, offset: int, length: int) -> None:
+        """Have the file system allocate a range, which grows the file to its end (QEMU: PREALLOC_MODE_FALLOC).
+
+        Raises OSError.
+        """
+        await self._calls.run(lambda: self._calls.fallocate(0, offset, length, 0))
+        self._wrote(offset + length)
+
     async def _close(self) -> None:
         self._resources.close()
 

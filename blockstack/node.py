@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from blockstack.journal import Journal
 from blockstack.requests import MAX_LENGTH, RequestTracker, RequestType, TrackedRequest
+from blockstack.settled import uninterrupted
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -54,6 +55,10 @@ class Node(ABC):
     @abstractmethod
     async def _flush(self) -> None:
         """Make everything that was acknowledged stable."""
+
+    async def _truncate(self, length: int) -> None:
+        """Set `length`, on the disk and of the node. Raises OSError(ENOTSUP) where the driver cannot."""
+        raise OSError(errno.ENOTSUP, "cannot be resized")
 
     @abstractmethod
     async def _close(self) -> None:
@@ -140,6 +145,27 @@ class Node(ABC):
         """Make everything acknowledged so far stable. Raises OSError."""
         self._check_open()
         await self._flush()
+
+    async def truncate(self, length: int, *, shrink: bool = False) -> None:
+        """Let the node be `length` bytes long; what grows reads as zeroes (QEMU: bdrv_co_truncate).
+
+        Requests that overlap what comes or goes wait, or are waited for. Raises OSError: EINVAL for a length that the
+        node cannot have, and for a shorter one without `shrink`; ENOTSUP, or the driver's error.
+        """
+        self._check_open()
+        self._check_writable()
+        if not 0 <= length <= MAX_LENGTH:
+            raise OSError(errno.EINVAL, f"impossible length {length}")
+        if length < self.length and not shrink:
+            raise OSError(errno.EINVAL, f"{length} bytes are less than {self.length}, and shrinking was not asked for")
+        if length == self.length:
+            return
+        start, end = sorted((length, self.length))
+        with self.tracker.track(TrackedRequest(start, end - start, RequestType.TRUNCATE)) as request:
+            request.stretch(MAX_LENGTH)
+            request.make_serialising(self.request_alignment)
+            await self.tracker.wait_serialising(request)
+            await uninterrupted(self._truncate(length))
 
     async def close(self) -> None:
         """Wait for what is in flight, write back, release. Raises OSError where writing back fails.

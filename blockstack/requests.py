@@ -24,6 +24,7 @@ class RequestType(enum.Enum):
     WRITE = enum.auto()
     ZERO_WRITE = enum.auto()
     FLUSH = enum.auto()
+    TRUNCATE = enum.auto()
 
 
 class TrackedRequest:

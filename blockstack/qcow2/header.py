@@ -10,6 +10,8 @@ from blockstack.errors import ImageError
 MAGIC = b"QFI\xfb"
 V2_LENGTH = 72
 V3_LENGTH = 104
+L1_PLACE = 36
+"""Offset of the entries of the L1 table (4 bytes), and of its place (8 bytes)."""
 INCOMPATIBLE = 72
 """Offset of the incompatible feature bits."""
 INCOMPAT_DIRTY = 1 << 0

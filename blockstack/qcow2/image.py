@@ -16,6 +16,7 @@ from blockstack.qcow2.lazy import DirtyBit
 from blockstack.qcow2.mapping import Mapping, Run, pack_l2
 from blockstack.qcow2.overlap import MetadataMap
 from blockstack.qcow2.refcounts import Refcounts
+from blockstack.qcow2.resize import resize
 from blockstack.qcow2.snapshots import Snapshot
 from blockstack.qcow2.widths import pack
 from blockstack.requests import RequestType, TrackedRequest
@@ -43,6 +44,7 @@ class Qcow2(Node):
         self.file = file
         self.backing = backing
         self.metadata = MetadataMap(header)
+        self._cache_sizes = caches
         self.dirty_bit = DirtyBit(header, file, read_only=read_only)
         self._l2_cache = Cache(file, caches.l2_tables(header), pack_l2)
         blocks = Cache(file, caches.refcount_blocks(header), lambda block: pack(block, header.refcount_order))
@@ -377,6 +379,13 @@ class Qcow2(Node):
             if self.dirty_bit.is_set:
                 await self.refcounts.cache.flush()
                 await self.dirty_bit.clear()
+
+    async def _truncate(self, length: int) -> None:
+        await resize(self, length)
+
+    def fit_cache(self) -> None:
+        """Let the L2 cache be as large as the disk asks for."""
+        self._l2_cache.limit = self._cache_sizes.l2_tables(self.header)
 
     async def _close(self) -> None:
         try:

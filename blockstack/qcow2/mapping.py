@@ -13,7 +13,7 @@ from blockstack.errors import ImageError
 from blockstack.node import Node
 from blockstack.qcow2 import compressed
 from blockstack.qcow2.cache import Cache, Entries, Table
-from blockstack.qcow2.header import OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO, Header
+from blockstack.qcow2.header import L1_PLACE, OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO, Header
 from blockstack.qcow2.lazy import DirtyBit
 from blockstack.qcow2.overlap import MetadataMap
 from blockstack.qcow2.refcounts import Refcounts
@@ -176,10 +176,11 @@ class Mapping:
             await self._free(freed)
         return count
 
-    async def discard(self, guest_cluster: int, limit: int, *, backed: bool) -> int:
+    async def discard(self, guest_cluster: int, limit: int, *, backed: bool, full: bool = False) -> int:
         """Give up to `limit` clusters, those of one L2 table, back (QEMU: discard_in_l2_slice).
 
         They read as zeroes afterwards: by the zero flag in version 3; version 2 has none, and must not be `backed`.
+        `full`: nothing at all is left, not even the flag.
         """
         if not backed and await self.table(guest_cluster) is None:
             return min(limit, self._header.l2_entries - guest_cluster % self._header.l2_entries)
@@ -188,8 +189,8 @@ class Mapping:
         try:
             for position in range(first, first + count):
                 given_back = bool(int(table.entries[position]) & (OFLAG_COMPRESSED | OFFSET_MASK))
-                if backed or given_back:
-                    new = OFLAG_ZERO if self._header.version >= 3 else 0
+                if backed or given_back or full:
+                    new = OFLAG_ZERO if self._header.version >= 3 and not full else 0
                     self._replace(table, position, new, given_back, freed)
         finally:
             await self._free(freed)
@@ -249,6 +250,47 @@ class Mapping:
         steps = np.arange(clusters, dtype=np.uint64) * np.uint64(self._header.cluster_size)
         table.entries[first : first + clusters] = np.uint64(host | OFLAG_COPIED) + steps
         table.dirty = True
+
+    async def grow_l1(self, entries: int) -> None:
+        """Move to an L1 table of so many entries, if it has fewer (QEMU: qcow2_grow_l1_table). Raises OSError."""
+        header = self._header
+        if entries <= header.l1_entries:
+            return
+        table = np.zeros(entries, dtype=np.uint64)
+        table[: len(self._l1)] = self._l1
+        clusters = -(-entries * 8 // header.cluster_size)
+        offset = await self._refcounts.allocate_all(clusters)
+        try:
+            await self._refcounts.cache.flush()
+            data = table.astype(">u8").tobytes().ljust(clusters * header.cluster_size, b"\0")
+            await self._file.pwritev(offset, [data], metadata=True)
+            await self._file.flush()
+            place = entries.to_bytes(4, "big") + offset.to_bytes(8, "big")
+            await self._file.pwritev(L1_PLACE, [place], metadata=True)
+        except BaseException:
+            await self._refcounts.free(offset, clusters, linked=False)
+            raise
+        old_offset, old_clusters = header.l1_offset, -(-header.l1_entries * 8 // header.cluster_size)
+        self._l1, header.l1_entries, header.l1_offset = table, entries, offset
+        await self._file.flush()
+        if old_clusters:
+            await self._refcounts.free(old_offset, old_clusters)
+
+    async def shrink_l1(self, entries: int) -> None:
+        """Give back the L2 tables behind the first `entries`, which are empty; the L1 table stays as long as it is
+        (QEMU: qcow2_shrink_l1_table). Raises OSError.
+        """
+        behind = self._l1[entries:]
+        offsets = [int(entry) & OFFSET_MASK for entry in behind[behind != 0].tolist()]
+        if not offsets:
+            return
+        await self._file.pwritev(self._header.l1_offset + entries * 8, [bytes(8 * len(behind))], metadata=True)
+        await self._file.flush()
+        self._cache.forget_from(entries)
+        behind[:] = 0
+        for offset in offsets:
+            self._metadata.remove(offset)
+            await self._refcounts.free(offset, 1)
 
     async def extents(self) -> list[tuple[int, int, int, int]]:
         """All allocated guest clusters, on the disk or changed since: (guest cluster, host offset, L2 table's offset,

@@ -46,6 +46,11 @@ class MetadataMap:
         """The cluster at `offset` holds a table now."""
         self._added.add(offset)
 
+    def remove(self, offset: int) -> None:
+        """The cluster at `offset` holds no table any more."""
+        self._added.discard(offset)
+        self._loaded = self._loaded[self._loaded != np.uint64(offset)]
+
     def check(self, offset: int, length: int) -> None:
         """Raise ImageError where [offset, offset + length) overlaps metadata. `offset` is a cluster's."""
         end = offset + length

@@ -80,6 +80,37 @@ class Refcounts:
         self._free_from = start + found
         return start * size, found
 
+    async def allocate_all(self, count: int) -> int:
+        """Take `count` contiguous clusters; their host offset. Raises OSError, EFBIG for more than a refcount block of
+        its own counts behind itself; ImageError.
+        """
+        if count >= self._per_block:
+            raise OSError(errno.EFBIG, f"no room for a table of {count} clusters: larger clusters are needed")
+        left: list[tuple[int, int]] = []  # too small
+        try:
+            while True:
+                offset, found = await self.allocate(count)
+                if left and left[-1][0] + left[-1][1] * self._header.cluster_size == offset:
+                    offset, found = left[-1][0], left.pop()[1] + found
+                if found >= count:
+                    if found > count:
+                        left.append((offset + count * self._header.cluster_size, found - count))
+                    return offset
+                left.append((offset, found))
+        finally:
+            for at, clusters in left:
+                await self.free(at, clusters, linked=False)
+
+    async def end(self) -> int:
+        """Where the last cluster in use ends, in bytes (QEMU: qcow2_get_last_cluster)."""
+        for index in np.flatnonzero(self._table)[::-1].tolist():
+            block = await self._block(index)
+            assert block is not None
+            used = np.flatnonzero(block.entries)
+            if len(used):
+                return (int(index) * self._per_block + int(used[-1]) + 1) * self._header.cluster_size
+        return 0
+
     async def _first_free(self) -> int:
         """The first cluster with refcount 0."""
         index, within = divmod(self._free_from, self._per_block)
