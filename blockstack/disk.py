@@ -17,6 +17,7 @@ from blockstack.node import Buffer, Node
 from blockstack.probe import read_known_safe
 from blockstack.qcow2.cache import DEFAULT_SIZES, CacheSizes
 from blockstack.qcow2.check import repair_dirty
+from blockstack.qcow2.preallocate import fill, preallocate, refuse_mode
 from blockstack.settled import settled
 from blockstack.strategies import AUTO, STRATEGIES, Auto, Strategy
 
@@ -86,12 +87,15 @@ async def create(
     backing_file: str | None = None,
     backing_format: str | None = None,
     lazy_refcounts: bool = False,
+    preallocation: str = "off",
 ) -> None:
     """Make an image of `size` bytes, rounded up to whole sectors, as qemu-img does.
 
+    `preallocation` is off, metadata (qcow2 only), falloc or full.
     QEMU rounds the size of an existing image down: it would not see the guest's last bytes. Raises ImageError for
     impossible options, OSError from the file system.
     """
+    refuse_mode(preallocation, format=format, backed=backing_file is not None)
     if size > 0:
         size += -size % SECTOR
     if format == "qcow2":
@@ -111,6 +115,17 @@ async def create(
         raw.create(Path(filename), size)
     else:
         raise ImageError(f"unknown image format {format!r}: qcow2 or raw")
+    if preallocation != "off":
+        await _preallocate(Path(filename), format, preallocation)
+
+
+async def _preallocate(path: Path, format: str, mode: str) -> None:
+    async with open_disk(path, format, aio="threads", direct=False, strategy="none") as disk:
+        if isinstance(disk.node, qcow2.Qcow2):
+            await preallocate(disk.node, mode)
+        elif disk.length:
+            await fill(disk.file, 0, disk.length, mode)
+        await disk.flush()
 
 
 @asynccontextmanager
