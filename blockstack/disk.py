@@ -116,10 +116,10 @@ async def create(
     else:
         raise ImageError(f"unknown image format {format!r}: qcow2 or raw")
     if preallocation != "off":
-        await _preallocate(Path(filename), format, preallocation)
+        await _fill_new(Path(filename), format, preallocation)
 
 
-async def _preallocate(path: Path, format: str, mode: str) -> None:
+async def _fill_new(path: Path, format: str, mode: str) -> None:
     async with open_disk(path, format, aio="threads", direct=False, strategy="none") as disk:
         if isinstance(disk.node, qcow2.Qcow2):
             await preallocate(disk.node, mode)

@@ -31,6 +31,8 @@ class Options:
     refcount_bits: int
     backing: str | None
     snapshot: bool
+    lazy_refcounts: bool
+    cache_size: int | None  # bytes of each metadata cache: 0 for the least that it works with
 
 
 @st.composite
@@ -44,6 +46,8 @@ def options(draw: st.DrawFn) -> Options:
         bits,
         draw(st.sampled_from((None, "raw", "qcow2"))),
         bits > 1 and draw(st.booleans()),  # a snapshot takes refcounts of 2
+        version == 3 and draw(st.booleans()),
+        draw(st.sampled_from((None, 0))),
     )
 
 
@@ -76,11 +80,14 @@ def _make(image: Path, chosen: Options, model: bytearray) -> None:
                 cluster_size=chosen.cluster_size,
                 backing_file=names.get("backing_file"),
                 backing_format=names.get("backing_format"),
+                lazy_refcounts=chosen.lazy_refcounts,
             )
         )
         return
     words = [f"cluster_size={chosen.cluster_size}", f"refcount_bits={chosen.refcount_bits}"]
     words.append("compat=0.10" if chosen.version == 2 else "compat=1.1")
+    if chosen.lazy_refcounts:
+        words.append("lazy_refcounts=on")
     over = ["-b", names["backing_file"], "-F", names["backing_format"]] if names else []
     qemu_img("create", "-q", "-f", "qcow2", "-o", ",".join(words), *over, image, SIZE)
 
@@ -98,7 +105,14 @@ async def _discard(disk: blockstack.Disk, model: bytearray, step: Step, chosen: 
 async def _live(image: Path, chosen: Options, rounds: list[list[Step]], model: bytearray, direct: bool) -> None:
     pending = list(rounds)
     while pending:
-        async with blockstack.open(image, aio="native" if direct else "threads", direct=direct, discard=True) as disk:
+        async with blockstack.open(
+            image,
+            aio="native" if direct else "threads",
+            direct=direct,
+            discard=True,
+            l2_cache_size=chosen.cache_size,
+            refcount_cache_size=chosen.cache_size,
+        ) as disk:
             while pending:
                 steps = _apart(pending.pop(0))
                 await asyncio.gather(
