@@ -23,6 +23,7 @@ class Recorder:
     def __init__(self, file: FilePosix, path: Path) -> None:
         self.before = path.read_bytes()
         self.writes: list[tuple[int, bytes] | None] = []  # offset and data; None is a flush
+        self.flushed = 0, b""  # for the test: how many of `writes` there were, and the guest's content then
         self._engine: Engine = file._engine
         file._engine = self
         self._fdatasync = file._calls.fdatasync

@@ -21,12 +21,13 @@ REGION = 64 * CLUSTER
 """What an L2 table maps, and with refcounts of 64 bits a refcount block counts."""
 
 
-async def _work(disk: blockstack.Disk) -> None:
+async def _work(disk: blockstack.Disk, recorder: Recorder) -> None:
     """Changes many tables at a time, gives clusters back and takes them again."""
     for region in (4, 0, 2):
         await disk.pwrite_zeroes(region * REGION, 4 * CLUSTER, unmap=True)
         await disk.pwritev((region + 1) * REGION + 57 * CLUSTER, [bytes([region + 16]) * 3 * CLUSTER])
     await disk.flush()
+    recorder.flushed = len(recorder.writes), await disk.preadv(0, disk.length)
     for region in (0, 3, 5, 1):
         await disk.pwritev(region * REGION + 61 * CLUSTER, [bytes([region + 32]) * 2 * CLUSTER])
     await disk.pdiscard(REGION, REGION)
@@ -46,7 +47,7 @@ async def _record(image: Path) -> Recorder:
             await disk.pwritev(region * REGION, [b"fill" * (56 * CLUSTER // 4)])
         await disk.flush()
         recorder = Recorder(disk.file, image)
-        await _work(disk)
+        await _work(disk, recorder)
         node = qcow2_node(disk)
         assert len(node._l2_cache) == MIN_L2_TABLES
         assert len(node.refcounts.cache) == MIN_REFCOUNT_BLOCKS
@@ -71,8 +72,23 @@ def test_power_failures(tmp_path: Path) -> None:
     check(image)
     cuts = list(recorder.cuts())
     assert len(cuts) > 80
+    flushed_at, flushed = recorder.flushed
+    # What the guest did not change afterwards must be there whenever the power fails.
+    kept = np.frombuffer(flushed, dtype=np.uint8) == np.frombuffer(convert(image), dtype=np.uint8)
+    assert 0.5 < kept.mean() < 0.95
+    checked = 0
     for number, content in cuts:
         assert corruptions(tmp_path / "cut", content) == 0, f"after {number} of {len(recorder.writes)}"
+        if number > flushed_at:
+            found = run(_read(tmp_path / "cut"))
+            assert np.array_equal(np.frombuffer(found, dtype=np.uint8)[kept], np.frombuffer(flushed, np.uint8)[kept])
+            checked += 1
+    assert checked > 40
+
+
+async def _read(image: Path) -> bytes:
+    async with blockstack.open(image, read_only=True, **TINY) as disk:
+        return await disk.preadv(0, disk.length)
 
 
 async def _independent(self: Cache, other: Cache) -> None:
