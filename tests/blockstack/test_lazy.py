@@ -11,6 +11,7 @@ import pytest
 import blockstack
 from blockstack.qcow2.check import check as blockstack_check
 from blockstack.qcow2.lazy import DirtyBit
+from blockstack.qcow2.mapping import Mapping
 from tests.blockstack.conftest import How
 from tests.blockstack.hostile import put
 from tests.blockstack.power import Recorder, corruptions
@@ -193,3 +194,50 @@ def test_power_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(DirtyBit, "set", forget)
     assert unsafe(run(recorded(tmp_path / "mutant")), tmp_path / "cut") > 0
+
+
+async def overlaid(image: Path) -> Recorder:
+    """Small writes over a backing file: most of each cluster is copied from there."""
+    (image.parent / "base").write_bytes(b"\xbb" * (SIZE // 16))
+    await blockstack.create(
+        image,
+        SIZE // 16,
+        cluster_size=CLUSTER,
+        lazy_refcounts=True,
+        backing_file="base",
+        backing_format="raw",
+    )
+    async with blockstack.open(image, strategy="no-alloc-space", **BUFFERED) as disk:
+        await disk.pwritev(0, [b"first"])
+        await disk.flush()
+        recorder = Recorder(disk.file, image)
+        for at in range(CLUSTER, 16 * CLUSTER, 2 * CLUSTER):
+            await disk.pwritev(at + 100, [b"over"])
+        await disk.flush()
+    return recorder
+
+
+def lost(recorder: Recorder, image: Path) -> int:
+    """Power failures after which the guest misses bytes that it never wrote to."""
+
+    async def read() -> bytes:
+        async with blockstack.open(image, read_only=True, **BUFFERED) as disk:
+            return await disk.preadv(0, disk.length)
+
+    found = 0
+    for _, content in recorder.cuts():
+        image.write_bytes(content)
+        found += not set(run(read())) <= set(b"\xbbfirstover")
+    return found
+
+
+def test_copies_are_stable_before_what_points_to_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no refcounts to wait for, an L2 table still waits for the flush of what was copied (COW)."""
+    assert lost(run(overlaid(tmp_path / "image")), tmp_path / "cut") == 0
+    real = Mapping.link
+
+    async def link(self: Mapping, guest_cluster: int, host: int, clusters: int, *, copied: bool = False) -> None:
+        await real(self, guest_cluster, host, clusters)
+
+    monkeypatch.setattr(Mapping, "link", link)
+    assert lost(run(overlaid(tmp_path / "mutant")), tmp_path / "cut") > 0
