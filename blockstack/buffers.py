@@ -5,7 +5,7 @@ import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from blockstack.node import Buffer
+from blockstack.node import Buffer, total
 
 _KEEP = 64  # buffers of one size kept for reuse, if they are small
 _KEEP_BYTES = 16 << 20  # of one size together
@@ -45,7 +45,7 @@ class BufferPool:
 
     def gather(self, buffers: Sequence[Buffer]) -> tuple[AlignedBuffer, int]:
         """Copy `buffers` into one aligned buffer. Returns it and the number of bytes in it."""
-        length = sum(len(buffer) for buffer in buffers)
+        length = total(buffers)
         target = self.get(length)
         at = 0
         for buffer in buffers:

@@ -17,7 +17,7 @@ from blockstack.fallocate import BEHAVIOURS, FallocateBehaviour, FileCalls
 from blockstack.fallocate.calls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
 from blockstack.gate import Gate, Point
 from blockstack.journal import Journal, RequestFlag
-from blockstack.node import Buffer, Node
+from blockstack.node import Buffer, Node, total
 from blockstack.requests import TrackedRequest
 from blockstack.strategies import Strategy
 
@@ -103,7 +103,7 @@ class FilePosix(Node):
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def _pwritev(self, request: TrackedRequest, offset: int, buffers: Sequence[Buffer]) -> None:
-        if sum(len(buffer) for buffer in buffers) > MAX_TRANSFER:
+        if total(buffers) > MAX_TRANSFER:
             data = memoryview(buffers[0] if len(buffers) == 1 else b"".join(buffers))
             for at in range(0, len(data), MAX_TRANSFER):
                 await self._pwrite(request, offset + at, [data[at : at + MAX_TRANSFER]])

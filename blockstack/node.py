@@ -20,6 +20,11 @@ ZERO_CHUNK = 1 << 20
 """Largest zero buffer of the fallback, in bytes."""
 
 
+def total(buffers: Sequence[Buffer]) -> int:
+    """Bytes in all buffers."""
+    return len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
+
+
 class Node(ABC):
     """Base of all drivers. `length` is in bytes; `request_alignment` is a power of two."""
 
@@ -87,7 +92,7 @@ class Node(ABC):
         An unaligned request is padded by reading what surrounds it; it is serialising then, as the bytes around it
         would otherwise be written back stale (QEMU: bdrv_padding_rmw_read). Raises OSError.
         """
-        length = sum(len(buffer) for buffer in buffers)
+        length = total(buffers)
         self._check(offset, length, extend=self.growable)
         self._check_writable()
         if length == 0:

@@ -71,12 +71,13 @@ class TrackedRequest:
         return self.overlap_offset < other.overlap_end and other.overlap_offset < self.overlap_end
 
     def conflicts(self, other: "TrackedRequest") -> bool:
-        """Whether this request has to wait for `other`."""
+        """Whether this request has to wait for `other`. Asked so often that `overlaps` is spelled out."""
         return (
             other.waiting_for is None
             and (other.serialising or self.serialising)
             and other is not self
-            and self.overlaps(other)
+            and self.overlap_offset < other.overlap_end
+            and other.overlap_offset < self.overlap_end
         )
 
     def stretch(self, end: int) -> None:
@@ -109,7 +110,7 @@ class RequestTracker:
     """The requests in flight on one node, in order of arrival."""
 
     def __init__(self, journal: Journal | None = None) -> None:
-        self.in_flight: list[TrackedRequest] = []
+        self.in_flight: dict[TrackedRequest, None] = {}  # a set in order of arrival
         self.serialising = 0  # of them (QEMU: serialising_in_flight): with none, nobody has to look for conflicts
         self.waits = 0  # how often a request had to wait
         self._journal = journal
@@ -182,11 +183,11 @@ class RequestTracker:
         if request.serialising:
             request.counted = True
             self.serialising += 1
-        self.in_flight.append(request)
+        self.in_flight[request] = None
 
     def end(self, request: TrackedRequest, result: int) -> None:
         """`request` has ended with 0 or -errno (QEMU: tracked_request_end)."""
-        self.in_flight.remove(request)
+        del self.in_flight[request]
         self.serialising -= request.counted
         if self._journal is not None and request.entry is not None:
             if request.serialising:
@@ -209,12 +210,15 @@ class RequestTracker:
         others would cost each of them a turn of the event loop for every one that ends. The others look when it has
         done its next step, in which it may turn serialising.
         """
+        other: TrackedRequest | None = None
         while ended.waiters:
             waiter = ended.waiters.popleft()
             if waiter.done.done():
                 continue  # cancelled
             self._slept(waiter, ended)
-            other = self.conflicting(waiter.request) if waiter.again else None
+            # What held the one before is likely to hold this one, too.
+            if other is None or not (waiter.again and waiter.request.conflicts(other)):
+                other = self.conflicting(waiter.request) if waiter.again else None
             if other is None:
                 waiter.woken_by = ended
                 waiter.done.set_result(None)

@@ -41,7 +41,8 @@ class Workers:
             )
             self._threads.append(thread)
             thread.start()
-        self._jobs.put((call, arguments, future))
+        # At the end of this turn of the event loop, as the asynchronous engines send their batch.
+        loop.call_soon(self._jobs.put, (call, arguments, future))
         return await future
 
     def close(self) -> None:

@@ -4,7 +4,6 @@ QEMU runs these in its thread pool whatever the AIO mode (block/file-posix.c, ra
 lets a fallocate race with io_submit.
 """
 
-import asyncio
 import ctypes
 import errno
 import os
@@ -36,8 +35,7 @@ class FileCalls:
         return os.fstat(self._fd).st_size
 
     async def run(self, call: Callable[[], None]) -> None:
-        """Run `call` in the pool, to its end; from the end of this turn of the event loop, as Linux AIO its batch."""
-        await asyncio.sleep(0)
+        """Run `call` in the pool, to its end."""
         await self._pool.run(call)
 
     def fallocate(self, mode: int, offset: int, length: int, request: int) -> None:

@@ -7,6 +7,7 @@ import errno
 from collections.abc import Sequence
 
 from blockstack.file_posix import FilePosix
+from blockstack.mutex import Mutex
 from blockstack.node import Buffer, Node
 from blockstack.qcow2 import compressed, snapshots
 from blockstack.qcow2.allocation import Allocation
@@ -53,7 +54,7 @@ class Qcow2(Node):
         self.allocations: list[Allocation] = []
         self.snapshots: list[Snapshot] = []
         self._discard = discard
-        self._lock = asyncio.Lock()
+        self._lock = Mutex()
 
     @classmethod
     async def open(
@@ -94,6 +95,9 @@ class Qcow2(Node):
 
     async def _preadv(self, request: TrackedRequest, offset: int, length: int) -> bytes:
         size = self.header.cluster_size
+        host = self.mapping.in_memory(offset // size, -(-(offset + length) // size) - offset // size)
+        if host is not None:
+            return await self._read_host(host + offset % size, length)
         parts = []
         at, end = offset, offset + length
         while at < end:
@@ -133,8 +137,25 @@ class Qcow2(Node):
     # Writing
 
     async def _pwritev(self, request: TrackedRequest, offset: int, buffers: Sequence[Buffer]) -> None:
+        host = self._in_place(offset, request.length)
+        if host is not None:
+            await self.file.pwritev(host, buffers)
+            return
         # To its end, also for a caller that is cancelled: clusters are allocated and linked on the way.
         await uninterrupted(self._pwritev_parts(offset, buffers))
+
+    def _in_place(self, offset: int, length: int) -> int | None:
+        """Host offset of a write that replaces data and nothing else, None where that is not so, or takes I/O to know.
+
+        Without the lock: nothing is awaited here, and who holds it changes tables in one go.
+        """
+        size = self.header.cluster_size
+        first, last = offset // size, -(-(offset + length) // size)
+        host = self.mapping.in_memory(first, last - first, copied=True)
+        if host is None or self._dependency(offset, length) != (length, None):
+            return None
+        self.metadata.check(host, (last - first) * size)
+        return host + offset % size
 
     async def _pwritev_parts(self, offset: int, buffers: Sequence[Buffer]) -> None:
         """Allocate part by part, and run the parts side by side (QEMU: qcow2_co_pwritev_part)."""

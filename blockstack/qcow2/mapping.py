@@ -18,6 +18,9 @@ from blockstack.qcow2.lazy import DirtyBit
 from blockstack.qcow2.overlap import MetadataMap
 from blockstack.qcow2.refcounts import Refcounts
 
+_FEW = 16
+"""Entries that are looked at one by one; of more numpy is quicker."""
+
 
 def pack_l2(entries: Entries) -> bytes:
     """An L2 table as on the disk."""
@@ -128,6 +131,26 @@ class Mapping:
         if shared:
             await self._refcounts.free(shared, 1)
         return table
+
+    def in_memory(self, guest_cluster: int, clusters: int, *, copied: bool = False) -> int | None:
+        """Host offset of clusters that lie one behind the other, as far as is known without I/O; None: ask `run`.
+
+        `copied`: only of those that may be written in place.
+        """
+        l2_entries = self._header.l2_entries
+        index, first = divmod(guest_cluster, l2_entries)
+        table = self._cache.get(index)
+        if table is None or first + clusters > l2_entries or clusters > _FEW:
+            return None
+        head: int = table.entries.item(first)
+        host = head & OFFSET_MASK
+        size = self._header.cluster_size
+        if not host or host % size or head & (OFLAG_COMPRESSED | OFLAG_ZERO) or (copied and not head & OFLAG_COPIED):
+            return None
+        for step in range(1, clusters):
+            if table.entries.item(first + step) != head + step * size:
+                return None
+        return host
 
     async def run(self, guest_cluster: int, limit: int) -> Run:
         """What is at `guest_cluster`, and how far (at most `limit` clusters, within one L2 table) it goes on like that.

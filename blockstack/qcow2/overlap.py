@@ -5,6 +5,9 @@ snapshot table and the snapshots' L1 tables).
 An image whose tables are intact never fails it; in a hostile one an entry may point anywhere.
 """
 
+from array import array
+from bisect import bisect_left
+
 import numpy as np
 import numpy.typing as npt
 
@@ -17,7 +20,7 @@ class MetadataMap:
 
     def __init__(self, header: Header) -> None:
         self._header = header
-        self._loaded: npt.NDArray[np.uint64] = np.zeros(0, dtype=np.uint64)  # offsets of tables, ascending
+        self._loaded = array("Q")  # offsets of tables, ascending
         self._added: set[int] = set()
         self._fixed: list[tuple[str, int, int]] = []
 
@@ -35,7 +38,7 @@ class MetadataMap:
         twice = np.flatnonzero(offsets[1:] == offsets[:-1])
         if len(twice):
             raise ImageError(f"two tables share the cluster at {offsets[twice[0]]}")
-        self._loaded = offsets
+        self._loaded = array("Q", offsets.tobytes())
 
     def add_area(self, what: str, offset: int, length: int) -> None:
         """Bytes that hold metadata of a kind that this driver never moves: `what` names it."""
@@ -49,7 +52,9 @@ class MetadataMap:
     def remove(self, offset: int) -> None:
         """The cluster at `offset` holds no table any more."""
         self._added.discard(offset)
-        self._loaded = self._loaded[self._loaded != np.uint64(offset)]
+        at = bisect_left(self._loaded, offset)
+        if at < len(self._loaded) and self._loaded[at] == offset:
+            del self._loaded[at]
 
     def check(self, offset: int, length: int) -> None:
         """Raise ImageError where [offset, offset + length) overlaps metadata. `offset` is a cluster's."""
@@ -57,8 +62,8 @@ class MetadataMap:
         for what, start, stop in self._areas():
             if offset < stop and start < end:
                 raise ImageError(f"the image is corrupt: cluster at {offset} overlaps the {what}, writing is refused")
-        at = int(np.searchsorted(self._loaded, np.uint64(offset)))
-        hit = at < len(self._loaded) and int(self._loaded[at]) < end
+        at = bisect_left(self._loaded, offset)
+        hit = at < len(self._loaded) and self._loaded[at] < end
         if hit or not self._added.isdisjoint(range(offset, end, self._header.cluster_size)):
             raise ImageError(f"the image is corrupt: cluster at {offset} overlaps a table, writing is refused")
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from blockstack.errors import ImageError
 from blockstack.node import Node
-from blockstack.qcow2.cache import Cache, Table
+from blockstack.qcow2.cache import Cache, Entries, Table
 from blockstack.qcow2.header import MAX_REFTABLE_BYTES, Header
 from blockstack.qcow2.overlap import MetadataMap
 from blockstack.qcow2.widths import refcount_dtype, unpack
@@ -22,6 +22,22 @@ _MAX_CLUSTER_OFFSET: Final = 2**56
 
 TABLE_POINTER: Final = 48
 """Offset of refcount_table_offset in the header; refcount_table_clusters follows it."""
+
+
+def _first_zero(refcounts: Entries, start: int) -> int:
+    """Index of the first 0 from `start` on, the length where there is none."""
+    # What is free is mostly near: one by itself, then more and more at a time.
+    step = 1
+    while start < len(refcounts):
+        if step == 1:
+            if not refcounts.item(start):
+                return start
+        else:
+            free = np.flatnonzero(refcounts[start : start + step] == 0)
+            if len(free):
+                return start + int(free[0])
+        start, step = start + step, step * 16
+    return len(refcounts)
 
 
 class Refcounts:
@@ -115,9 +131,8 @@ class Refcounts:
         """The first cluster with refcount 0."""
         index, within = divmod(self._free_from, self._per_block)
         while (block := await self._block(index)) is not None:
-            free = np.flatnonzero(block.entries[within:] == 0)
-            if len(free):
-                within += int(free[0])
+            within = _first_zero(block.entries, within)
+            if within < self._per_block:
                 break
             index, within = index + 1, 0
         self._free_from = index * self._per_block + within

@@ -127,7 +127,7 @@ def test_without_fallback_a_zero_write_writes_nothing(offset: int, fast: bool) -
             await node.pwrite_zeroes(offset, 1024, fallback=False)
         assert caught.value.errno == errno.ENOTSUP
         assert node.calls == []
-        assert node.tracker.in_flight == []
+        assert not node.tracker.in_flight
 
     run(main())
 

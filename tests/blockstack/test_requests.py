@@ -49,7 +49,7 @@ class Play:
         for event in self.ends.values():
             event.set()
         await asyncio.gather(*self.tasks.values())
-        assert self.tracker.in_flight == []
+        assert not self.tracker.in_flight
 
 
 @pytest.mark.parametrize(
