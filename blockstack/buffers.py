@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from blockstack.node import Buffer, total
 
-_KEEP = 64  # buffers of one size kept for reuse, if they are small
-_KEEP_BYTES = 16 << 20  # of one size together
+KEEP_BYTES = 16 << 20
+"""What a pool keeps for reuse, in bytes."""
+
+_KEEP = 64  # buffers of one size
 
 
 @dataclass(slots=True, eq=False)
@@ -24,14 +26,16 @@ class AlignedBuffer:
 class BufferPool:
     """Hands out aligned buffers of at least the asked size (powers of two, in bytes)."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep_bytes: int = KEEP_BYTES) -> None:
         self._free: dict[int, list[AlignedBuffer]] = {}
+        self._spare = keep_bytes  # of them, what is not used
 
     def get(self, length: int) -> AlignedBuffer:
         """A buffer of at least `length` bytes; its content is undefined."""
         size = max(mmap.PAGESIZE, 1 << (length - 1).bit_length())
         free = self._free.setdefault(size, [])
         if free:
+            self._spare += size
             return free.pop()
         area = mmap.mmap(-1, size)
         address = ctypes.addressof(ctypes.c_char.from_buffer(area))
@@ -40,7 +44,8 @@ class BufferPool:
     def put(self, buffer: AlignedBuffer) -> None:
         """Give a buffer back; nothing may be in flight on it."""
         free = self._free[buffer.size]
-        if len(free) < max(1, min(_KEEP, _KEEP_BYTES // buffer.size)):
+        if len(free) < _KEEP and buffer.size <= self._spare:
+            self._spare -= buffer.size
             free.append(buffer)
 
     def gather(self, buffers: Sequence[Buffer]) -> tuple[AlignedBuffer, int]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from blockstack import filesystem
 from blockstack.aio import ENGINES, Engine
-from blockstack.buffers import BufferPool
+from blockstack.buffers import KEEP_BYTES, BufferPool
 from blockstack.fallocate import BEHAVIOURS, FallocateBehaviour, FileCalls
 from blockstack.fallocate.calls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
 from blockstack.gate import Gate, Point
@@ -79,7 +79,8 @@ class FilePosix(Node):
         self.strategy = strategy
         self._journal = journal
         self._gate = gate
-        self._buffers = BufferPool()
+        # A chain has up to 64 read-only ones.
+        self._buffers = BufferPool(KEEP_BYTES >> 4 if read_only else KEEP_BYTES)
         self.linux_aio = stand_in or aio == "native"
         self._has_write_zeroes = self._has_discard = self._has_fallocate = True
 

@@ -125,6 +125,8 @@ class _Check:
     async def of(cls, header: Header, file: FilePosix, read_only: bool, clusters: int = 0) -> "_Check":
         """A check of the image in `file`, of at least so many host clusters. Raises ImageError, OSError."""
         image = await Qcow2.open(header, file, None, read_only=read_only, caches=CacheSizes(refcounts=_CACHE_BYTES))
+        if read_only:
+            await image.refcounts.load()
         return cls(image, max(clusters, -(-file.length // header.cluster_size)))
 
     async def run(self, repair_leaks: bool) -> CheckReport:

@@ -21,6 +21,8 @@ AUTOCLEAR = 88
 """Offset of the autoclear feature bits."""
 MAX_L1_BYTES = 32 << 20
 """QEMU: QCOW_MAX_L1_SIZE."""
+MAX_CHAIN_L1_BYTES = 64 << 20
+"""L1 tables of a whole backing chain, which are all in memory; 32 MiB of them map 2 PiB at 64 KiB clusters."""
 MAX_REFTABLE_BYTES = 8 << 20
 """QEMU: QCOW_MAX_REFTABLE_SIZE."""
 MAX_REFCOUNT_ORDER = 6

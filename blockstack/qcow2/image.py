@@ -6,13 +6,14 @@ import asyncio
 import errno
 from collections.abc import Sequence
 
+from blockstack.errors import ImageError
 from blockstack.file_posix import FilePosix
 from blockstack.mutex import Mutex
 from blockstack.node import Buffer, Node
 from blockstack.qcow2 import compressed, snapshots
 from blockstack.qcow2.allocation import Allocation
 from blockstack.qcow2.cache import DEFAULT_SIZES, Cache, CacheSizes
-from blockstack.qcow2.header import AUTOCLEAR, Header
+from blockstack.qcow2.header import AUTOCLEAR, MAX_CHAIN_L1_BYTES, Header
 from blockstack.qcow2.lazy import DirtyBit
 from blockstack.qcow2.mapping import Mapping, Run, pack_l2
 from blockstack.qcow2.overlap import MetadataMap
@@ -44,6 +45,9 @@ class Qcow2(Node):
         self.header = header
         self.file = file
         self.backing = backing
+        self.l1_bytes: int = header.l1_entries * 8 + (
+            backing.l1_bytes if isinstance(backing, Qcow2) else 0
+        )  # of the chain
         self.metadata = MetadataMap(header)
         self._cache_sizes = caches
         self.dirty_bit = DirtyBit(header, file, read_only=read_only)
@@ -67,14 +71,17 @@ class Qcow2(Node):
         discard: bool = False,
         caches: CacheSizes = DEFAULT_SIZES,
     ) -> "Qcow2":
-        """Load the tables. `discard`: a guest's discards give clusters back (QEMU: discard=unmap).
+        """Load the tables, those of refcounts only for writing. `discard`: a guest's discards give clusters back (QEMU:
+        discard=unmap).
 
         Raises ImageError, OSError.
         """
         image = cls(header, file, backing, read_only=read_only, discard=discard, caches=caches)
-        await image.refcounts.load()
+        if image.l1_bytes > MAX_CHAIN_L1_BYTES:
+            raise ImageError(f"the L1 tables of the backing chain take more than {MAX_CHAIN_L1_BYTES >> 20} MiB")
         await image.mapping.load()
         if not read_only:
+            await image.refcounts.load()
             await image._load_snapshots()
             image.metadata.load(image.mapping.table_offsets, image.refcounts.block_offsets)
             if header.autoclear:

@@ -7,6 +7,7 @@ An image whose tables are intact never fails it; in a hostile one an entry may p
 
 from array import array
 from bisect import bisect_left
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -22,23 +23,27 @@ class MetadataMap:
         self._header = header
         self._loaded = array("Q")  # offsets of tables, ascending
         self._added: set[int] = set()
-        self._fixed: list[tuple[str, int, int]] = []
+        self._fixed: list[tuple[str, int, int]] = []  # ascending, once loaded
+        self._fixed_starts: list[int] = []
 
     def load(self, l2_tables: npt.NDArray[np.uint64], refcount_blocks: npt.NDArray[np.uint64]) -> None:
         """Take over the offsets of all tables. Raises ImageError where any two pieces of metadata overlap."""
         offsets = np.sort(np.concatenate((l2_tables, refcount_blocks)))
-        areas = self._areas()
-        for index, (what, start, end) in enumerate(areas):
-            for other, other_start, other_end in areas[:index]:
-                if start < other_end and other_start < end:
-                    raise ImageError(f"the {what} overlaps the {other}")
-            inside = np.flatnonzero((offsets >= np.uint64(start)) & (offsets < np.uint64(end)))
-            if len(inside):
-                raise ImageError(f"the table at {offsets[inside[0]]} overlaps the {what}")
+        # In order of their places: 65,536 snapshots have an area each.
+        areas = sorted(self._areas(), key=lambda area: area[1:])
+        for (below, _, below_end), (what, start, _) in pairwise(areas):
+            if start < below_end:
+                raise ImageError(f"the {what} overlaps the {below}")
+        for what, start, end in areas:
+            first = int(np.searchsorted(offsets, np.uint64(start)))
+            if first < len(offsets) and int(offsets[first]) < end:
+                raise ImageError(f"the table at {offsets[first]} overlaps the {what}")
         twice = np.flatnonzero(offsets[1:] == offsets[:-1])
         if len(twice):
             raise ImageError(f"two tables share the cluster at {offsets[twice[0]]}")
         self._loaded = array("Q", offsets.tobytes())
+        self._fixed.sort(key=lambda area: area[1])
+        self._fixed_starts = [start for _, start, _ in self._fixed]
 
     def add_area(self, what: str, offset: int, length: int) -> None:
         """Bytes that hold metadata of a kind that this driver never moves: `what` names it."""
@@ -59,7 +64,9 @@ class MetadataMap:
     def check(self, offset: int, length: int) -> None:
         """Raise ImageError where [offset, offset + length) overlaps metadata. `offset` is a cluster's."""
         end = offset + length
-        for what, start, stop in self._areas():
+        # Fixed areas do not overlap: the last one that begins before the end is the only one that can reach here.
+        behind = bisect_left(self._fixed_starts, end)
+        for what, start, stop in self._movable() + self._fixed[max(0, behind - 1) : behind]:
             if offset < stop and start < end:
                 raise ImageError(f"the image is corrupt: cluster at {offset} overlaps the {what}, writing is refused")
         at = bisect_left(self._loaded, offset)
@@ -68,10 +75,13 @@ class MetadataMap:
             raise ImageError(f"the image is corrupt: cluster at {offset} overlaps a table, writing is refused")
 
     def _areas(self) -> list[tuple[str, int, int]]:
+        return self._movable() + self._fixed
+
+    def _movable(self) -> list[tuple[str, int, int]]:
         header, size = self._header, self._header.cluster_size
         lengths = (
             ("header", 0, size),
             ("L1 table", header.l1_offset, -(-header.l1_entries * 8 // size) * size),
             ("refcount table", header.refcount_table_offset, header.refcount_table_clusters * size),
         )
-        return [(what, start, start + length) for what, start, length in lengths if length] + self._fixed
+        return [(what, start, start + length) for what, start, length in lengths if length]
