@@ -35,7 +35,8 @@ T = TypeVar("T")
 class Disk:
     """An open disk. Any number of calls may be awaited at once; offsets and lengths are bytes of any alignment.
 
-    Errors are `OSError` with errno, or `ImageError` for what is wrong with the image.
+    Errors are `OSError` with errno (EINVAL outside of the disk, EIO for a read or write of 2 GiB and more, EBADF once
+    closing has begun), or `ImageError` for what is wrong with the image.
     """
 
     def __init__(self, node: Node, file: FilePosix) -> None:
@@ -74,6 +75,11 @@ class Disk:
     async def flush(self) -> None:
         """Make everything acknowledged so far stable."""
         await self.node.flush()
+
+    async def drain(self) -> None:
+        """Return when no request is in flight, on the disk or its file (QEMU: bdrv_drain)."""
+        await self.node.drain()
+        await self.file.drain()
 
 
 async def create(

@@ -76,12 +76,15 @@ class FilePosix(Node):
             self.file_system = fallocate if emulated else filesystem.name(fd)
             self._resources = resources.pop_all()
         self.growable = True
+        self.max_transfer = MAX_TRANSFER
         self.strategy = strategy
         self._journal = journal
         self._gate = gate
         # A chain has up to 64 read-only ones.
         self._buffers = BufferPool(KEEP_BYTES >> 4 if read_only else KEEP_BYTES)
         self.linux_aio = stand_in or aio == "native"
+        self._direct = direct
+        self._lost = 0  # errno of a flush that lost writes of the page cache
         self._has_write_zeroes = self._has_discard = self._has_fallocate = True
 
     async def pwrite_zeroes(
@@ -94,8 +97,8 @@ class FilePosix(Node):
 
     async def _preadv(self, request: TrackedRequest, offset: int, length: int) -> bytes:
         parts = []
-        for at in range(offset, offset + length, MAX_TRANSFER):
-            count = min(MAX_TRANSFER, offset + length - at)
+        for at in range(offset, offset + length, self.max_transfer):
+            count = min(self.max_transfer, offset + length - at)
             buffer = self._buffers.get(count)
             done = await self._engine.pread(buffer, count, at)
             # A short read is the end of the file: what lies behind it reads as zeroes (QEMU: bdrv_aligned_preadv).
@@ -104,10 +107,10 @@ class FilePosix(Node):
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def _pwritev(self, request: TrackedRequest, offset: int, buffers: Sequence[Buffer]) -> None:
-        if total(buffers) > MAX_TRANSFER:
+        if total(buffers) > self.max_transfer:
             data = memoryview(buffers[0] if len(buffers) == 1 else b"".join(buffers))
-            for at in range(0, len(data), MAX_TRANSFER):
-                await self._pwrite(request, offset + at, [data[at : at + MAX_TRANSFER]])
+            for at in range(0, len(data), self.max_transfer):
+                await self._pwrite(request, offset + at, [data[at : at + self.max_transfer]])
         else:
             await self._pwrite(request, offset, buffers)
 
@@ -156,7 +159,16 @@ class FilePosix(Node):
         return True
 
     async def _flush(self) -> None:
-        await self._calls.fdatasync()
+        if self._lost:
+            raise OSError(self._lost, f"an earlier flush failed: {os.strerror(self._lost)}")
+        try:
+            await self._calls.fdatasync()
+        except OSError as error:
+            if not self._direct:
+                # The kernel has dropped what it could not write, and would say so only once (QEMU:
+                # page_cache_inconsistent in handle_aiocb_flush).
+                self._lost = error.errno or errno.EIO
+            raise
 
     async def _truncate(self, length: int) -> None:
         """QEMU: raw_co_truncate."""

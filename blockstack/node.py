@@ -16,6 +16,9 @@ from blockstack.settled import uninterrupted
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
+MAX_REQUEST = (2**31 - 1) // 512 * 512
+"""Bytes of the longest read or write (QEMU: BDRV_REQUEST_MAX_BYTES); zero-writes and discards have no such limit."""
+
 ZERO_CHUNK = 1 << 20
 """Largest zero buffer of the fallback, in bytes."""
 
@@ -76,8 +79,13 @@ class Node(ABC):
     # The generic part.
 
     async def preadv(self, offset: int, length: int) -> bytes:
-        """Read `length` bytes at `offset`. Raises OSError(EINVAL) outside the node, or the driver's error."""
+        """Read `length` bytes at `offset`.
+
+        Raises OSError: EINVAL outside the node, EIO beyond `MAX_REQUEST` (QEMU: bdrv_check_request32), EBADF once it
+        is closed, or the driver's error.
+        """
         self._check(offset, length, extend=False)
+        self._check_length(length)
         if length == 0:
             return b""
         start, end = self._align(offset, offset + length)
@@ -90,13 +98,17 @@ class Node(ABC):
         """Write `buffers` one behind the other at `offset`.
 
         An unaligned request is padded by reading what surrounds it; it is serialising then, as the bytes around it
-        would otherwise be written back stale (QEMU: bdrv_padding_rmw_read). Raises OSError.
+        would otherwise be written back stale (QEMU: bdrv_padding_rmw_read). Any number of buffers: the driver gathers
+        them, so that IOV_MAX limits nobody. Raises OSError as `preadv`, and EACCES where the node is read-only.
         """
         length = total(buffers)
         self._check(offset, length, extend=self.growable)
+        self._check_length(length)
         self._check_writable()
-        if length == 0:
-            return
+        if length:
+            await self._write(offset, length, buffers, metadata)
+
+    async def _write(self, offset: int, length: int, buffers: Sequence[Buffer], metadata: bool) -> None:
         with self.tracker.track(TrackedRequest(offset, length, RequestType.WRITE, metadata=metadata)) as request:
             start, end = self._align(offset, offset + length)
             padded = (start, end) != (offset, offset + length)
@@ -120,16 +132,22 @@ class Node(ABC):
         if length == 0:
             return
         start, end = self._align_inwards(offset, offset + length)
-        if (start, end) != (offset, offset + length):
-            if not fallback:
-                raise OSError(errno.ENOTSUP, "unaligned zero-write")
-            if start >= end:
-                await self.pwritev(offset, [bytes(length)], metadata=metadata)
-                return
-            await self.pwritev(offset, [bytes(start - offset)], metadata=metadata)
-            await self.pwrite_zeroes(start, end - start, unmap=unmap, metadata=metadata)
-            await self.pwritev(end, [bytes(offset + length - end)], metadata=metadata)
+        if (start, end) == (offset, offset + length):
+            await self._zero(offset, length, unmap, fallback, metadata)
             return
+        if not fallback:
+            raise OSError(errno.ENOTSUP, "unaligned zero-write")
+        if start >= end:
+            await self._write(offset, length, [bytes(length)], metadata)
+            return
+        with self.tracker.count():
+            if start > offset:
+                await self._write(offset, start - offset, [bytes(start - offset)], metadata)
+            await self._zero(start, end - start, unmap, fallback, metadata)
+            if (tail := offset + length - end) > 0:
+                await self._write(end, tail, [bytes(tail)], metadata)
+
+    async def _zero(self, offset: int, length: int, unmap: bool, fallback: bool, metadata: bool) -> None:
         with self.tracker.track(TrackedRequest(offset, length, RequestType.ZERO_WRITE, metadata=metadata)) as request:
             await self.tracker.wait_serialising(request)
             try:
@@ -149,7 +167,12 @@ class Node(ABC):
     async def flush(self) -> None:
         """Make everything acknowledged so far stable. Raises OSError."""
         self._check_open()
-        await self._flush()
+        with self.tracker.count():
+            await self._flush()
+
+    async def drain(self) -> None:
+        """Return when nothing is in flight (QEMU: bdrv_drain). New requests are not kept off."""
+        await self.tracker.drain()
 
     async def truncate(self, length: int, *, shrink: bool = False) -> None:
         """Let the node be `length` bytes long; what grows reads as zeroes (QEMU: bdrv_co_truncate).
@@ -196,6 +219,10 @@ class Node(ABC):
         limit = MAX_LENGTH if extend else self.length
         if offset < 0 or length < 0 or offset + length > limit:
             raise OSError(errno.EINVAL, f"request of {length} bytes at {offset} outside of {self.length} bytes")
+
+    def _check_length(self, length: int) -> None:
+        if length > MAX_REQUEST:
+            raise OSError(errno.EIO, f"request of {length} bytes, more than {MAX_REQUEST}")
 
     def _check_writable(self) -> None:
         if self.read_only:

@@ -9,6 +9,8 @@ import asyncio
 import enum
 import errno
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from blockstack.journal import Entry, Journal, Kind, RequestFlag
@@ -112,6 +114,7 @@ class RequestTracker:
     def __init__(self, journal: Journal | None = None) -> None:
         self.in_flight: dict[TrackedRequest, None] = {}  # a set in order of arrival
         self.serialising = 0  # of them (QEMU: serialising_in_flight): with none, nobody has to look for conflicts
+        self.counted = 0  # what is in flight beside them, or in several of them
         self.waits = 0  # how often a request had to wait
         self._journal = journal
         self._idle: list[asyncio.Future[None]] = []
@@ -142,7 +145,7 @@ class RequestTracker:
 
     async def drain(self) -> None:
         """Return when nothing is in flight (QEMU: bdrv_drain)."""
-        while self.in_flight:
+        while self.in_flight or self.counted:
             idle = asyncio.get_running_loop().create_future()
             self._idle.append(idle)
             await idle
@@ -197,7 +200,20 @@ class RequestTracker:
             # Whoever ended goes on first, as in QEMU, where the woken run when the waker yields (aio_co_wake): a
             # zero-write's own data write comes before the next zero-write.
             asyncio.get_running_loop().call_soon(self._wake, request)
-        if self._idle and not self.in_flight:
+        self._look_idle()
+
+    @contextmanager
+    def count(self) -> Iterator[None]:
+        """A context that is in flight as a whole, whatever it tracks (QEMU: bdrv_inc_in_flight)."""
+        self.counted += 1
+        try:
+            yield
+        finally:
+            self.counted -= 1
+            self._look_idle()
+
+    def _look_idle(self) -> None:
+        if self._idle and not self.in_flight and not self.counted:
             for idle in self._idle:
                 if not idle.done():
                     idle.set_result(None)
