@@ -128,14 +128,17 @@ class LinuxAio(BatchedEngine):
             return
         count = DEPTH
         while count == DEPTH:
-            count = _syscall(
-                "io_getevents",
-                self._context,
-                ctypes.c_long(0),
-                ctypes.c_long(DEPTH),
-                ctypes.byref(self._events),
-                ctypes.byref(self._no_wait),
-            )
+            try:
+                count = _syscall(
+                    "io_getevents",
+                    self._context,
+                    ctypes.c_long(0),
+                    ctypes.c_long(DEPTH),
+                    ctypes.byref(self._events),
+                    ctypes.byref(self._no_wait),
+                )
+            except InterruptedError:
+                count = 0  # no event, and a signal pending (fs/aio.c): it never sleeps here
             for _, address, result, _ in _EVENT.iter_unpack(memoryview(self._events)[: count * _EVENT.size]):
                 slot = self._by_address[address]
                 pending = self._in_flight.pop(slot)

@@ -13,6 +13,7 @@ import pytest
 import blockstack
 from blockstack.aio import ENGINES
 from tests.blockstack.support import check, needs_qemu, payload, qemu_io, run
+from tracer.lab.held import HeldDisk, held_scratch
 from tracer.lab.scratch import loop_scratch
 
 pytestmark = pytest.mark.usefixtures("direct")
@@ -126,3 +127,43 @@ def test_a_file_system_that_is_full(tmp_path: Path, aio: str) -> None:
         assert codes == {errno.ENOSPC}
         assert len(done) < 256
         verify(path, done)
+
+
+@needs_qemu
+@pytest.mark.root
+@pytest.mark.parametrize("part", ["data", "L2 table", "refcount block"])
+def test_a_disk_that_fails(tmp_path: Path, part: str) -> None:
+    """The kernel's own EIO, from a disk that fails the write: of guest data, of an L2 table, of a refcount block."""
+    with held_scratch("xfs", 320 * MIB, tmp_path) as disk:
+        data = disk.marker() + payload(5, CLUSTER - 16)
+        # How a table begins: the first L2 entry, the refcounts of the first five clusters.
+        prefix = {
+            "data": data[:16],
+            "L2 table": (1 << 63 | 5 * CLUSTER).to_bytes(8, "big"),
+            "refcount block": b"\0\1" * 6,
+        }[part]
+        for aio in ENGINES:
+            run(_failing(disk, disk.scratch.path / aio, aio, prefix, data))
+            check(disk.scratch.path / aio, leaks=4)
+            qemu_io(disk.scratch.path / aio, f"read -P 119 {3 * CLUSTER} {CLUSTER}")
+
+
+async def _failing(disk: HeldDisk, path: Path, aio: str, prefix: bytes, data: bytes) -> None:
+    await blockstack.create(path, 64 * CLUSTER)
+    async with blockstack.open(path, aio=aio) as image:
+        with disk.hold(prefix) as hold:
+
+            async def life() -> None:
+                await image.pwritev(0, [data])
+                await image.flush()
+
+            living = asyncio.create_task(life())
+            assert await asyncio.to_thread(hold.wait, 30)
+            hold.fail()
+            with pytest.raises(OSError, match=r".") as caught:
+                await living
+            assert caught.value.errno == errno.EIO
+        await image.pwritev(0, [data])
+        await image.pwritev(3 * CLUSTER, [b"w" * CLUSTER])
+        await image.flush()
+        assert await image.preadv(0, CLUSTER) == data

@@ -179,6 +179,38 @@ def test_eagain_with_something_in_flight_is_tried_again(tmp_path: Path, monkeypa
     assert (tmp_path / "f").read_bytes() == bytes(BLOCK) + b"\1" * BLOCK
 
 
+def test_a_signal_while_reaping_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a full batch of events io_getevents(2) is asked again, and says EINTR if there is a signal instead."""
+    real, pool, answers = linux_aio._syscall, BufferPool(), [0]
+
+    def syscall(name: str, *arguments: object) -> int:
+        count = real(name, *arguments)
+        if name == "io_getevents":
+            answers.append(count)
+            if count == 0:
+                raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
+        return count
+
+    monkeypatch.setattr(linux_aio, "_syscall", syscall)
+
+    async def main() -> None:
+        async with engine(tmp_path / "f") as aio:
+            aio._loop.remove_reader(aio._eventfd)
+            writes = asyncio.gather(*(aio.pwrite(filled(pool, 1), BLOCK, at * BLOCK, 0) for at in range(2 * DEPTH)))
+            await turns()
+            while True:  # until all of the first batch are there at once
+                await asyncio.sleep(0.001)
+                if len(aio._in_flight) == DEPTH and os.eventfd_read(aio._eventfd) == DEPTH:
+                    break
+            os.eventfd_write(aio._eventfd, 1)
+            aio._loop.add_reader(aio._eventfd, aio._reap)
+            await writes
+
+    run(main())
+    assert DEPTH in answers
+    assert 0 in answers[1:]
+
+
 def test_a_cancelled_write_keeps_its_buffer_until_the_kernel_is_done(tmp_path: Path) -> None:
     async def main() -> None:
         async with engine(tmp_path / "f") as aio:
