@@ -1,6 +1,6 @@
 """Hostile images, each tried as `tests.fuzz.trial` says: the corpus, the largest tables, and seeds spoilt at random.
 
-250 spoilt seeds by default; for a nightly run: EOFRACE_FUZZ=20000 pytest tests/fuzz (what is found is kept as JSON, and
+200 spoilt seeds by default; for a nightly run: EOFRACE_FUZZ=20000 pytest tests/fuzz (what is found is kept as JSON, and
 `python -m tests.fuzz save` makes an entry of the corpus of it). `tests.fuzz.target` searches by coverage.
 """
 
@@ -19,7 +19,7 @@ from tests.fuzz.__main__ import CORPUS
 from tests.fuzz.extremes import EXTREMES
 
 ROOT = Path(__file__).parents[2]
-SPOILT = int(os.environ.get("EOFRACE_FUZZ", "250"))
+SPOILT = int(os.environ.get("EOFRACE_FUZZ", "200"))
 SEED = 4 if "EOFRACE_FUZZ" not in os.environ else int.from_bytes(os.urandom(4), "little")
 
 
