@@ -7,7 +7,8 @@ An input is a program for `tests.fuzz.mutate`. What is wrong with one is printed
 directories where it keeps what it learns.
 """
 
-import contextlib
+import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -22,6 +23,7 @@ from tests.fuzz import trial
 from tests.fuzz.__main__ import planted
 from tests.fuzz.mutate import mutate
 
+_DIRECTORY = "EOFRACE_FUZZ_DIRECTORY"
 _QUICK = Path("/dev/shm")
 """Where an fdatasync costs nothing."""
 
@@ -30,21 +32,28 @@ class HostileImageError(Exception):
     """An image did what none may."""
 
 
-def main() -> None:
-    """Fuzz until libFuzzer ends the process."""
+def fuzz(directory: Path) -> None:
+    """Fuzz in `directory` until libFuzzer ends the process."""
     sown = planted()
-    with contextlib.ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=_QUICK if _QUICK.is_dir() else None)))
 
-        def one(program: bytes) -> None:
-            wrong = trial.judge(mutate(sown, program), directory, trial.Summary())
-            if wrong:
-                raise HostileImageError("\n".join(wrong))
+    def one(program: bytes) -> None:
+        wrong = trial.judge(mutate(sown, program), directory, trial.Summary())
+        if wrong:
+            raise HostileImageError("\n".join(wrong))
 
-        # libFuzzer's own memory grows; what an image takes is judged by the trial.
-        atheris.Setup([*sys.argv, "-max_len=96", "-rss_limit_mb=4096", "-timeout=120"], one)
-        atheris.Fuzz()
+    # libFuzzer's own memory grows; what an image takes is judged by the trial.
+    atheris.Setup([*sys.argv, "-max_len=96", "-rss_limit_mb=4096", "-timeout=120"], one)
+    atheris.Fuzz()
+
+
+def main() -> int:
+    """Fuzz in a process of its own: libFuzzer ends it with _exit(2), and somebody has to clean up."""
+    if _DIRECTORY in os.environ:
+        fuzz(Path(os.environ[_DIRECTORY]))
+    with tempfile.TemporaryDirectory(dir=_QUICK if _QUICK.is_dir() else None) as directory:
+        command = [sys.executable, "-m", "tests.fuzz.target", *sys.argv[1:]]
+        return subprocess.run(command, env={**os.environ, _DIRECTORY: directory}, check=False).returncode
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
