@@ -1,12 +1,12 @@
 """What a user of the library holds: create, open, and the disk."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from blockstack import qcow2, raw
+from blockstack import parallels, qcow2, raw
 from blockstack.aio import ENGINES
 from blockstack.errors import ImageError
 from blockstack.fallocate import BEHAVIOURS
@@ -26,6 +26,9 @@ MAX_BACKING_DEPTH = 64
 
 SECTOR = 512
 """Unit of a disk's length, in bytes (QEMU: BDRV_SECTOR_SIZE)."""
+
+FORMATS = ("qcow2", "parallels", "raw")
+"""Image formats, by QEMU's names."""
 
 _HEADER_BYTES = 65536
 
@@ -87,7 +90,7 @@ async def create(
     size: int,
     *,
     format: str = "qcow2",
-    cluster_size: int = 65536,
+    cluster_size: int | None = None,
     version: int = 3,
     refcount_bits: int = 16,
     backing_file: str | None = None,
@@ -97,6 +100,7 @@ async def create(
 ) -> None:
     """Make an image of `size` bytes, rounded up to whole sectors, as qemu-img does.
 
+    `cluster_size` None is QEMU's default: 64 KiB for qcow2, 1 MiB for parallels.
     `preallocation` is off, metadata (qcow2 only), falloc or full.
     QEMU rounds the size of an existing image down: it would not see the guest's last bytes. Raises ImageError for
     impossible options, OSError from the file system.
@@ -110,17 +114,21 @@ async def create(
         qcow2.create(
             Path(filename),
             size,
-            cluster_size=cluster_size,
+            cluster_size=cluster_size or 65536,
             version=version,
             refcount_bits=refcount_bits,
             backing_file=backing_file,
             backing_format=backing_format,
             lazy_refcounts=lazy_refcounts,
         )
+    elif backing_file is not None:
+        raise ImageError(f"a backing file of a {format} image is not supported")
+    elif format == "parallels":
+        parallels.create(Path(filename), size, cluster_size=cluster_size or parallels.DEFAULT_CLUSTER_SIZE)
     elif format == "raw":
         raw.create(Path(filename), size)
     else:
-        raise ImageError(f"unknown image format {format!r}: qcow2 or raw")
+        raise ImageError(f"unknown image format {format!r}: {', '.join(FORMATS)}")
     if preallocation != "off":
         await _fill_new(Path(filename), format, preallocation)
 
@@ -151,15 +159,18 @@ async def open_disk(
     discard: bool = False,
     l2_cache_size: int | None = None,
     refcount_cache_size: int | None = None,
+    filters: Sequence[Callable[[Node], Node]] = (),
 ) -> AsyncIterator[Disk]:
     """Open an image; leaving the context waits for what is in flight, writes back and closes.
 
-    `format` None looks at the content: qcow2 by its magic, else raw. `strategy` is a name or an instance, `direct`
-    means O_DIRECT, `fallocate` is `kernel` or `legacy-xfs`; `journal`, `stand_in` and `gate` are the file node's.
+    `format` None looks at the content: qcow2 or parallels by their magic, else raw. `strategy` is a name or an
+    instance, `direct` means O_DIRECT, `fallocate` is `kernel` or `legacy-xfs`; `journal`, `stand_in` and `gate` are the
+    file node's.
     `probe`, for the strategy `auto`: what `eofrace probe --json` wrote on this kernel; without it `auto` serialises.
-    `discard`: a guest's discards give clusters of qcow2 back (QEMU: discard=unmap). `l2_cache_size` and
-    `refcount_cache_size` are bytes of qcow2's metadata caches, None for QEMU's defaults: all L2 tables of the disk, at
-    most 32 MiB, and 4 refcount blocks.
+    `discard`: a guest's discards give clusters of qcow2 back, and punch holes into raw (QEMU: discard=unmap).
+    `l2_cache_size` and `refcount_cache_size` are bytes of qcow2's metadata caches, None for QEMU's defaults: all L2
+    tables of the disk, at most 32 MiB, and 4 refcount blocks.
+    `filters`: what stands between the disk and the format, the lowest first (blockstack.filters).
     Raises ImageError, OSError, ValueError for an unknown name or a `probe` that is none.
     """
     if isinstance(strategy, str):
@@ -181,8 +192,15 @@ async def open_disk(
         journal=journal,
         stand_in=stand_in,
         gate=gate,
+        discard=discard,
     )
     node = await _open_format(Path(filename), file, format, read_only, depth=0, discard=discard, caches=caches)
+    try:
+        for put_before in filters:
+            node = put_before(node)
+    except BaseException:
+        await node.close()
+        raise
     disk = Disk(node, file)
     try:
         yield disk
@@ -202,10 +220,13 @@ async def _open_format(
     """The node for `format` on an open file node, which it owns from then on."""
     backing: Node | None = None
     try:
-        if format not in (None, "qcow2", "raw"):
-            raise ImageError(f"unknown image format {format!r}: qcow2 or raw")
+        if format is not None and format not in FORMATS:
+            raise ImageError(f"unknown image format {format!r}: {', '.join(FORMATS)}")
         head = await file.preadv(0, min(file.length, _HEADER_BYTES))
-        if format == "raw" or (format is None and head[:4] != qcow2.header.MAGIC):
+        format = format or _probed(head)
+        if format == "parallels":
+            return await parallels.Parallels.open(parallels.Header.parse(head, file.length), file, read_only=read_only)
+        if format == "raw":
             if not read_only and file.length % file.request_alignment:
                 # QEMU 9c60a5d1978e: a write to the last block would make the file, and so the disk, longer.
                 raise ImageError(
@@ -225,6 +246,13 @@ async def _open_format(
         if backing is not None:
             await backing.close()
         raise
+
+
+def _probed(head: bytes) -> str:
+    """The format of what begins with `head`, by its magic."""
+    if head[:4] == qcow2.header.MAGIC:
+        return "qcow2"
+    return "parallels" if head[:16] in parallels.MAGICS else "raw"
 
 
 async def _open_backing(path: Path, file: FilePosix, header: qcow2.Header, depth: int) -> Node:

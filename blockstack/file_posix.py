@@ -12,13 +12,14 @@ from pathlib import Path
 
 from blockstack import filesystem
 from blockstack.aio import ENGINES, Engine
+from blockstack.block_status import BlockStatus
 from blockstack.buffers import KEEP_BYTES, BufferPool
 from blockstack.fallocate import BEHAVIOURS, FallocateBehaviour, FileCalls
 from blockstack.fallocate.calls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
 from blockstack.gate import Gate, Point
 from blockstack.journal import Journal, RequestFlag
 from blockstack.node import Buffer, Node, total
-from blockstack.requests import TrackedRequest
+from blockstack.requests import RequestType, TrackedRequest
 from blockstack.strategies import Strategy
 
 MAX_TRANSFER = 16 << 20
@@ -46,9 +47,10 @@ class FilePosix(Node):
         journal: Journal | None = None,
         stand_in: bool = False,
         gate: Gate | None = None,
+        discard: bool = False,
     ) -> None:
-        """Open `path`. Raises OSError: ENOENT, EACCES, EINVAL where O_DIRECT is refused, EISDIR, ENOTSUP for no
-        file.
+        """Open `path`; with `discard`, a discard punches a hole (QEMU: discard=unmap). Raises OSError: ENOENT, EACCES,
+        EINVAL where O_DIRECT is refused, EISDIR, ENOTSUP for no file.
         """
         access = os.O_RDONLY if read_only else os.O_RDWR
         with ExitStack() as resources:
@@ -80,6 +82,7 @@ class FilePosix(Node):
         self.strategy = strategy
         self._journal = journal
         self._gate = gate
+        self._discard = discard
         # A chain has up to 64 read-only ones.
         self._buffers = BufferPool(KEEP_BYTES >> 4 if read_only else KEEP_BYTES)
         self.linux_aio = stand_in or aio == "native"
@@ -157,6 +160,27 @@ class FilePosix(Node):
                 return False
             raise
         return True
+
+    async def pdiscard(self, offset: int, length: int) -> None:
+        """Punch a hole, if the node was opened so and the file system has holes (QEMU: handle_aiocb_discard); else
+        keep the data, which is permitted.
+        """
+        await super().pdiscard(offset, length)
+        start, end = self._align_inwards(offset, offset + length)
+        if not (self._discard and self._has_discard) or start >= end:
+            return
+        with self.tracker.track(TrackedRequest(start, end - start, RequestType.DISCARD)) as request:
+            await self.tracker.wait_serialising(request)
+            mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+            self._has_discard = await self._try_fallocate(mode, start, end - start, request)
+
+    async def block_status(self, offset: int, length: int) -> BlockStatus:
+        """Holes read as zeroes; where the file system cannot tell, all is data (QEMU: raw_co_block_status)."""
+        try:
+            hole, end = self._calls.hole(offset)
+        except OSError:
+            return BlockStatus(length, allocated=True, zero=False)
+        return BlockStatus(min(length, end - offset), allocated=True, zero=hole)
 
     async def _flush(self) -> None:
         if self._lost:

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TypeAlias
 
+from blockstack.block_status import BlockStatus
 from blockstack.journal import Journal
 from blockstack.requests import MAX_LENGTH, RequestTracker, RequestType, TrackedRequest
 from blockstack.settled import uninterrupted
@@ -75,6 +76,10 @@ class Node(ABC):
     def known_zero(self, offset: int, length: int) -> bool:
         """Whether the range is known, without I/O, to read as zeroes. False means "not known"."""
         return offset >= self.length
+
+    async def block_status(self, offset: int, length: int) -> BlockStatus:
+        """What the range begins with, of `length` bytes at most. Raises OSError."""
+        return BlockStatus(length, allocated=True, zero=False)
 
     # The generic part.
 

@@ -27,6 +27,7 @@ class RequestType(enum.Enum):
     ZERO_WRITE = enum.auto()
     FLUSH = enum.auto()
     TRUNCATE = enum.auto()
+    DISCARD = enum.auto()
 
 
 class TrackedRequest:

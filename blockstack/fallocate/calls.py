@@ -34,6 +34,16 @@ class FileCalls:
         """i_size in bytes, now."""
         return os.fstat(self._fd).st_size
 
+    def hole(self, offset: int) -> tuple[bool, int]:
+        """Whether `offset` lies in a hole, and where that, or the data there, ends (QEMU: find_allocation)."""
+        try:
+            data = os.lseek(self._fd, offset, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # no data behind `offset`
+                raise
+            return True, max(self.size(), offset + 1)
+        return (True, data) if data > offset else (False, os.lseek(self._fd, offset, os.SEEK_HOLE))
+
     async def run(self, call: Callable[[], None]) -> None:
         """Run `call` in the pool, to its end."""
         await self._pool.run(call)

@@ -6,6 +6,7 @@ import asyncio
 import errno
 from collections.abc import Sequence
 
+from blockstack.block_status import BlockStatus
 from blockstack.errors import ImageError
 from blockstack.file_posix import FilePosix
 from blockstack.mutex import Mutex
@@ -114,6 +115,15 @@ class Qcow2(Node):
             parts.append(await self._read_run(run, at, count, run.host + at % size if run.host is not None else 0))
             at += count
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def block_status(self, offset: int, length: int) -> BlockStatus:
+        """By the L2 table alone: the backing node is not asked whether it reads as zeroes."""
+        size = self.header.cluster_size
+        async with self._lock:
+            run = await self.mapping.run(offset // size, -(-(offset + length) // size) - offset // size)
+        allocated = run.zero or run.host is not None or bool(run.entry)
+        count = min(length, (offset // size + run.clusters) * size - offset)
+        return BlockStatus(count, allocated=allocated, zero=run.zero or (not allocated and self.backing is None))
 
     async def _read_run(self, run: Run, offset: int, length: int, host: int) -> bytes:
         """What `run` holds at guest offset `offset`, which is at `host` if the run is allocated."""

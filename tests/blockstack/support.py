@@ -60,9 +60,9 @@ def qemu_img(*words: object) -> str:
     return _tool("qemu-img", *words)
 
 
-def qemu_io(image: Path, *commands: str, format: str = "qcow2") -> str:
+def qemu_io(image: Path, *commands: str, format: str = "qcow2", flags: tuple[str, ...] = ()) -> str:
     words = [word for command in commands for word in ("-c", command)]
-    output = _tool("qemu-io", "-f", format, *words, image)
+    output = _tool("qemu-io", *flags, "-f", format, *words, image)
     # qemu-io says so, and still exits with 0, where a pattern differs.
     assert "verification failed" not in output, output
     return output
