@@ -27,7 +27,7 @@ guest_request: contextvars.ContextVar[int] = contextvars.ContextVar("guest_reque
 class Kind(enum.Enum):
     """What an entry describes."""
 
-    GUEST_WRITE = enum.auto()  # from the guest's submission to the acknowledgement
+    GUEST_WRITE = enum.auto()  # from the guest's submission to the acknowledgement; flags: READ, or none
     REQUEST = enum.auto()  # a tracked request of the file node; flags: RequestFlag
     WAIT = enum.auto()  # a tracked request (`request`) waited for another (`result`)
     EMULATED_FALLOCATE = enum.auto()  # legacy-xfs: from sampling the size to having set it

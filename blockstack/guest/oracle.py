@@ -10,6 +10,9 @@ from blockstack.guest.stamp import WORD, decode, stamp
 SECTOR = 512
 """Granularity of ownership, in bytes: guest writes are multiples of it."""
 
+ANYTHING = 2**32 - 1
+"""Owner of a sector whose content the guest has given up."""
+
 
 @dataclass(slots=True)
 class Damage:
@@ -41,7 +44,9 @@ class Oracle:
         return sorted(self._owners)
 
     def acknowledge(self, number: int, offset: int, length: int) -> None:
-        """Write `number` was acknowledged; offset and length in bytes, multiples of SECTOR."""
+        """Write `number` was acknowledged, or a zero-write if that is 0; offset and length in bytes, multiples of
+        SECTOR.
+        """
         at, end = offset, offset + length
         while at < end:
             cluster, within = divmod(at, self.cluster_size)
@@ -52,6 +57,10 @@ class Oracle:
             owners[within // SECTOR : (within + count) // SECTOR] = number
             at += count
 
+    def forget(self, offset: int, length: int) -> None:
+        """A discard was acknowledged, or sent and not answered: any content is right from now on."""
+        self.acknowledge(ANYTHING, offset, length)
+
     def compare_cluster(self, cluster: int, content: bytes, damage: Damage) -> None:
         """Add to `damage` what differs in one guest cluster from what must be there: zeroes, where nobody wrote."""
         data = np.frombuffer(content, dtype=np.uint8)
@@ -60,7 +69,7 @@ class Oracle:
         if sectors is None:
             sectors = np.zeros(self.cluster_size // SECTOR, dtype=np.uint32)
         owners = np.repeat(sectors.astype(np.uint64), SECTOR // WORD)
-        wrong = data != stamp(owners, start)
+        wrong = (data != stamp(owners, start)) & np.repeat(sectors != ANYTHING, SECTOR)
         if not wrong.any():
             return
         damage.clusters.add(cluster)
@@ -81,7 +90,7 @@ class Oracle:
         owners = self._owners.get(cluster)
         if owners is None:
             return
-        content = np.repeat(owners != 0, SECTOR)
+        content = np.repeat((owners != 0) & (owners != ANYTHING), SECTOR)
         content[:start] = content[end:] = False
         count = int(np.count_nonzero(content))
         if count:

@@ -14,6 +14,7 @@ import numpy as np
 from blockstack.filters import Filter
 from blockstack.journal import GUEST_SHIFT, Journal, Kind, guest_request
 from blockstack.node import Buffer, Node
+from blockstack.parallels import Parallels
 from blockstack.qcow2 import Qcow2
 from blockstack.requests import TrackedRequest
 from blockstack.settled import settled
@@ -35,11 +36,14 @@ def default_granularity(target: Node) -> int:
 
     A target of larger clusters is written in parts of them.
     """
-    while isinstance(target, Filter):
-        target = target.child
-    if not isinstance(target, Qcow2):
-        return MAX_GRANULARITY
-    return min(MAX_GRANULARITY, max(MIN_GRANULARITY, target.header.cluster_size))
+    return min(MAX_GRANULARITY, max(MIN_GRANULARITY, _cluster_size(target) or MAX_GRANULARITY))
+
+
+def _cluster_size(node: Node) -> int:
+    """Bytes; 0 where there are no clusters."""
+    while isinstance(node, Filter):
+        node = node.child
+    return node.header.cluster_size if isinstance(node, Qcow2 | Parallels) else 0
 
 
 class DirtyBitmap:
@@ -231,8 +235,11 @@ class Mirror:
         """Start one operation at `offset`. Returns how many bytes it takes."""
         status = await self._source.block_status(offset, length)
         count = status.length - status.length % self.granularity or min(length, self.granularity)
-        # A chunk of which only a part is zero is copied.
-        zero = status.zero and count <= status.length
+        # A chunk of which only a part is zero is copied, and so is a part of the target's clusters (QEMU:
+        # bdrv_round_to_subclusters).
+        unit = _cluster_size(self._target) or 1
+        ends = (offset + count) % unit == 0 or offset + count == self._source.length
+        zero = status.zero and count <= status.length and offset % unit == 0 and ends
         if not zero:
             count = min(count, max(MAX_IO_BYTES, self.granularity))
         while len(self._operations) >= MAX_IN_FLIGHT:

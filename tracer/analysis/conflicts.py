@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from blockstack.journal import GUEST_SHIFT, RequestFlag
-from tracer.analysis.overlaps import I64, range_ends
+from tracer.analysis.overlaps import I64, overlapping, range_ends, sequence_ends
 from tracer.analysis.rules import RulePairs
-from tracer.operations import WRITES, Op, Operations
+from tracer.operations import FALLOC_FL_KEEP_SIZE, WRITES, Op, Operations
 
 U64 = npt.NDArray[np.uint64]
 
@@ -49,6 +49,58 @@ def waited(ops: Operations) -> U64:
     zeroed = ops["request"][done & np.isin(ops["op"], (Op.FALLOCATE, Op.MARK_FALLOCATE))]
     written = ops["request"][done & np.isin(ops["op"], WRITES)]
     return np.asarray(pairs[np.isin(pairs[:, 0], zeroed) & np.isin(pairs[:, 1], written)], np.uint64)
+
+
+def asked_together(ops: Operations) -> U64:
+    """Conflicts by the guest's own marks: ids of tracked requests (zero-write, write behind it), shape (k, 2).
+
+    Of two guest requests that were in flight together, one had a fallocate that sets sizes, the other one a write that
+    ends behind it: what is between them is the driver's doing, or that the file has no size to lose.
+    """
+    sets_size = (ops["flags"] & FALLOC_FL_KEEP_SIZE) == 0
+    zeroes = (ops["result"] >= 0) & sets_size & np.isin(ops["op"], (Op.FALLOCATE, Op.MARK_FALLOCATE))
+    return _behind_one_another(ops, ops[zeroes])
+
+
+def grown_together(ops: Operations, *, of_reads: bool = False) -> U64:
+    """Conflicts that would be, had the first been zeroed before it was written: ids (write, write behind it), (k, 2).
+
+    Of two guest requests that were in flight together, one had a write that ends behind all that had been asked for
+    until then, the other one a write that ends behind that. A zero-write for the first would have been post-EOF.
+    """
+    written = ops[np.isin(ops["op"], (*WRITES, Op.FALLOCATE)) & (ops["result"] >= 0)]
+    written = written[np.argsort(written["seq_begin"])]
+    ends = range_ends(written["offset"], written["length"])
+    before = np.concatenate([[0], np.maximum.accumulate(ends)[:-1]]) if len(ends) else ends
+    wanted = (ends > before) & np.isin(written["op"], WRITES)
+    if of_reads:
+        reads = ops[(ops["op"] == Op.MARK_GUEST_WRITE) & ((ops["flags"] & RequestFlag.READ) != 0)]
+        wanted &= np.isin(written["request"] >> np.uint64(GUEST_SHIFT), reads["request"] >> np.uint64(GUEST_SHIFT))
+    return _behind_one_another(ops, written[wanted])
+
+
+def _behind_one_another(ops: Operations, first: Operations) -> U64:
+    """Request ids (k, 2) of operations of `first` and successful writes that end behind them, each pair once, whose
+    guest requests are two that were in flight together.
+    """
+    none = np.empty((0, 2), np.uint64)
+    guests = ops[(ops["op"] == Op.MARK_GUEST_WRITE) & (ops["result"] > 0)]
+    guests = guests[np.argsort(guests["request"])]
+    writes = ops[(ops["result"] >= 0) & np.isin(ops["op"], WRITES)]
+    if not (len(guests) and len(first) and len(writes)):
+        return none
+    shift = np.uint64(GUEST_SHIFT)
+    of_first = _rows(guests, first["request"] >> shift << shift)
+    of_write = _rows(guests, writes["request"] >> shift << shift)
+    first, of_first = first[of_first >= 0], of_first[of_first >= 0]
+    writes, of_write = writes[of_write >= 0], of_write[of_write >= 0]
+    first_ends, write_ends = (range_ends(some["offset"], some["length"]) for some in (first, writes))
+    begin, end = guests["seq_begin"], sequence_ends(guests)
+    found = [none]
+    for i, j in overlapping(begin[of_first], end[of_first], begin[of_write], end[of_write]):
+        wanted = (write_ends[j] > first_ends[i]) & (of_first[i] != of_write[j])
+        found.append(np.stack([first["request"][i[wanted]], writes["request"][j[wanted]]], axis=1))
+    return np.asarray(np.unique(np.concatenate(found), axis=0), np.uint64)
 
 
 def guest_pairs(ops: Operations, pairs: RulePairs) -> GuestPairs:

@@ -11,9 +11,10 @@ from click.core import ParameterSource
 from blockstack.aio import ENGINES
 from blockstack.fallocate import BEHAVIOURS, DEFAULT
 from blockstack.guest.stamp import MAX_WRITES
-from blockstack.strategies import AUTO, STRATEGIES
+from blockstack.strategies import AUTO, CONTROL, STRATEGIES
 from tracer.errors import UsageError
 from tracer.lab.scratch import KINDS
+from tracer.verify.formats.registry import FORMATS
 
 DEFAULT_WRITES = 2000
 _MOST_WRITES = min(100_000, MAX_WRITES)
@@ -24,6 +25,7 @@ Examples:
   eofrace verify --strategy serialise --seed 7     one strategy (and its control), a run of yesterday again
   eofrace verify --evidence kernel --json -        JSON on stdout; refuse to do without eBPF
   eofrace verify --dir /mnt/images -o evidence     on a directory of yours; keep the traces
+  eofrace verify --format parallels                what the thread says of other formats, put to the test
   eofrace verify --held --fs ext4                  no luck involved: writes held in flight, in a chosen order
 
 \b
@@ -39,6 +41,15 @@ Exit status: 0 every protecting strategy is confirmed, 1 one is unsafe or corrup
     type=click.Choice(list(STRATEGIES)),
     help="Judge this strategy; may be repeated. The control `none` always runs; `auto` goes by a probe of this kernel. "
     " [default: all but auto]",
+)
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice(list(FORMATS)),
+    default="qcow2",
+    show_default=True,
+    help="What the guest's disk is. Of others than qcow2 the thread says that they need no workaround: they run without"
+    " one, unless --strategy names some, each beside a control of its own.",
 )
 @click.option(
     "--fs",
@@ -106,6 +117,7 @@ Exit status: 0 every protecting strategy is confirmed, 1 one is unsafe or corrup
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no table: the exit status and files alone.")
 def verify(
     strategies: Sequence[str],
+    format_name: str,
     fs: str | None,
     aio: str | None,
     fallocates: Sequence[str],
@@ -132,12 +144,14 @@ def verify(
 
     if held:
         _refuse_what_held_chooses()
+        if format_name != "qcow2":
+            raise UsageError(f"--held chooses a schedule for qcow2 alone: leave --format {format_name} or --held out")
     if json_file is not None:
         check_writable(json_file)
     if output is not None:
         make_directory(output)
     options = Options(
-        strategies=tuple(STRATEGIES[name] for name in dict.fromkeys(strategies or _default_strategies())),
+        strategies=tuple(STRATEGIES[name] for name in dict.fromkeys(strategies or _default_strategies(format_name))),
         fallocates=tuple(dict.fromkeys(fallocates or DEFAULT)),
         fs=fs,
         aio=aio,
@@ -147,13 +161,16 @@ def verify(
         seed=secrets.randbelow(2**31) if seed is None else seed,
         cluster_size=int(cluster_size),
         held=held,
+        format=format_name,
     )
     session = Session(options, output, json_file, verbose=verbose, quiet=quiet)
     sys.exit(session.run())
 
 
-def _default_strategies() -> list[str]:
-    """Not `auto`: it is `serialise` or `none`, as a probe of this kernel says."""
+def _default_strategies(format_name: str = "qcow2") -> list[str]:
+    """Not `auto`: it is `serialise` or `none`, as a probe of this kernel says. None at all for other formats."""
+    if format_name != "qcow2":
+        return [CONTROL]
     return [name for name in STRATEGIES if name != AUTO]
 
 

@@ -1,6 +1,7 @@
 """`verify` in the terminal: one table, a sentence for every verdict that is not `confirmed`, and what was missing."""
 
 import os
+from collections.abc import Callable
 
 from rich import box
 from rich.console import JustifyMethod
@@ -45,21 +46,23 @@ _HELD = (
     ("held", 9),
     ("verdict", 12),
 )
+_FORMATS = (("format", 30), *_ORDINARY[1:6], *_ORDINARY[7:9], *_ORDINARY[10:])
 """Title and width of each column; of a run on a held disk what is small is in the zero-writes, and what matters in the
 writes that were lost: of metadata no byte of the guest's is."""
 
-_LEFT = ("strategy", "fallocate", "case", "verdict")
+_LEFT = ("strategy", "format", "fallocate", "case", "verdict")
 
 
 def print_report(report: Report, console: Console, *, verbose: bool) -> None:
     """Print the table, the sentences and the notes."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for title, width in _HELD if report.options.held else _ORDINARY:
+    columns, row = _columns(report)
+    for title, width in columns:
         justify: JustifyMethod = "left" if title in _LEFT else "right"
         table.add_column(title, justify=justify, min_width=width, no_wrap=True, vertical="bottom")
     for cell, following in zip(report.cells, [*report.cells[1:], None], strict=True):
         end = following is None or (following.fallocate, following.case) != (cell.fallocate, cell.case)
-        table.add_row(*(_held_row(cell) if report.options.held else _row(cell)), end_section=end)
+        table.add_row(*row(cell), end_section=end)
     console.print(table)
     for cell in report.cells:
         verdict = cell.judgement.verdict
@@ -80,6 +83,13 @@ def print_report(report: Report, console: Console, *, verbose: bool) -> None:
     console.print(Text(f"verdict: {overall.verdict}", style=STYLES[overall.verdict]).append(f" ({overall.reason})"))
 
 
+def _columns(report: Report) -> tuple[tuple[tuple[str, int], ...], Callable[[Cell], list[str | Text]]]:
+    """Of the table, and what fills a row."""
+    if report.options.format != "qcow2":
+        return _FORMATS, _format_row
+    return (_HELD, _held_row) if report.options.held else (_ORDINARY, _row)
+
+
 def _row(cell: Cell) -> list[str | Text]:
     counts = cell.counts
     return [
@@ -96,6 +106,11 @@ def _row(cell: Cell) -> list[str | Text]:
         _duration(cell.min_gap_ns),
         _verdict(cell),
     ]
+
+
+def _format_row(cell: Cell) -> list[str | Text]:
+    row = _row(cell)
+    return [cell.subject, *row[1:6], *row[7:9], *row[10:]]
 
 
 def _held_row(cell: Cell) -> list[str | Text]:
@@ -139,8 +154,9 @@ def _conditions(report: Report) -> str:
             f"{first.fs} on a held disk, aio={first.aio}, kernel {report.kernel}; {how}; every schedule was chosen, and"
             " each conflict is one pair of a zero-write and a write behind it in one order"
         )
+    what = "writes" if options.format == "qcow2" else f"requests to a disk that is {options.format}"
     return (
-        f"{first.fs}, aio={first.aio}, kernel {report.kernel}; {how}; {options.writes} guest writes,"
+        f"{first.fs}, aio={first.aio}, kernel {report.kernel}; {how}; {options.writes} guest {what},"
         f" {options.depth} in flight, clusters of {options.cluster_size} bytes, seed {options.seed}"
         f" (again: --seed {options.seed})"
     )

@@ -49,16 +49,26 @@ class Cell:
     held_ms: float | None = None  # how long its writes were held, all in all; None: none was
     rounds: "list[Round]" = field(default_factory=list)
     relies_on_kernel: bool = False  # `auto` left the order to it
+    format: str = "qcow2"
+    variant: str | None = None  # of another format's control: what is different
 
     @property
     def name(self) -> str:
         """What it is called in messages."""
+        if self.format != "qcow2":
+            return f"{self.subject} x {self.fallocate}"
         return f"{self.strategy} x {self.fallocate}" + (f", {self.case}" if self.case else "")
+
+    @property
+    def subject(self) -> str:
+        """What is judged, where that is another format than qcow2; a strategy is named if there is one."""
+        name = self.format + (f": {self.case}" if self.case else "") + (f", {self.variant}" if self.variant else "")
+        return name if self.strategy == CONTROL else f"{name}, {self.strategy}"
 
     @property
     def is_control(self) -> bool:
         """Whether the cell is there to show the hazard."""
-        return self.strategy == CONTROL
+        return self.strategy == CONTROL if self.format == "qcow2" else self.variant is not None
 
 
 def run_cell(

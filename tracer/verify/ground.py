@@ -11,11 +11,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from blockstack.aio import ENGINES
-from blockstack.guest import Plan, make_plan
+from blockstack.guest import make_plan
 from blockstack.journal import Journal
 from blockstack.strategies import CONTROL, STRATEGIES
 from tracer import attach
@@ -36,6 +37,15 @@ _MARGIN = 64 << 20
 _PREFLIGHT_WRITES = 24
 _SUBMITS_SYNCHRONOUSLY = {"zfs": "io_submit(2) does the whole of a write there (zpl_iter_write, OpenZFS 2.3.2)"}
 """File systems on which Linux AIO has one write in flight at a time, and why: next to nothing would meet there."""
+
+
+class Space(Protocol):
+    """A guest's plan, as far as the ground is concerned."""
+
+    @property
+    def bytes_allocated(self) -> int:
+        """Bytes that its files fill at most."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +100,7 @@ class Ground:
 
 
 @contextlib.contextmanager
-def prepare(options: Options, plan: Plan) -> Iterator[Ground]:
+def prepare(options: Options, plan: Space) -> Iterator[Ground]:
     """Set everything up, and take it down again. Raises UsageError, UnsupportedError."""
     notes: list[str] = []
     with contextlib.ExitStack() as stack:
@@ -127,7 +137,7 @@ def _private_namespace(options: Options, notes: list[str]) -> bool:
 
 
 def _scratch(
-    options: Options, plan: Plan, private: bool, notes: list[str], stack: contextlib.ExitStack
+    options: Options, plan: Space, private: bool, notes: list[str], stack: contextlib.ExitStack
 ) -> tuple[Scratch, bool]:
     if options.directory is not None:
         scratch = stack.enter_context(directory_scratch(options.directory))
@@ -159,7 +169,7 @@ def _scratch(
     return scratch, True
 
 
-def _need_space(path: Path, plan: Plan, shown: Path) -> int:
+def _need_space(path: Path, plan: Space, shown: Path) -> int:
     """Bytes free at `path`, shown as `shown`. Raises UnsupportedError if an image and its copy do not fit."""
     return need_bytes(path, 2 * plan.bytes_allocated + _MARGIN, shown)
 

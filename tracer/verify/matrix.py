@@ -123,6 +123,8 @@ def _cell_json(cell: Cell, kernel: str) -> dict[str, Any]:
     delay = cell.block_io_delay_ns
     return {
         "strategy": cell.strategy,
+        "format": cell.format,
+        "variant": cell.variant,
         "fs": cell.fs,
         "aio": cell.aio,
         "fallocate": cell.fallocate,

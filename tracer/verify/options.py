@@ -24,6 +24,8 @@ class Options:
     depth: int = DEPTH
     held: bool = False
     """On a held disk, by schedules that are chosen; `directory`, `writes`, `cluster_size` and `depth` play no part."""
+    format: str = "qcow2"
+    """What the guest's disk is. One of another format than qcow2 runs under `strategies` (tracer/verify/formats)."""
 
     @property
     def steps(self) -> int:

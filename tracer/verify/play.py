@@ -60,6 +60,12 @@ class Run:
 Drive = Callable[[AnonymousFile, Journal], Coroutine[Any, Any, Run]]
 """Opens the image, works on it as a guest, and closes it."""
 
+Make = Callable[[AnonymousFile], Coroutine[Any, Any, None]]
+"""Makes the image in an empty file."""
+
+Compare = Callable[[AnonymousFile, Run, Played], None]
+"""Reads the image back, and puts into the play what it finds."""
+
 
 def play(ground: "Ground", plan: Plan, strategy: Strategy, fallocate: str, progress: Callable[[int], None]) -> Played:
     """Play `plan` under `strategy`. A workload that fails is told in `failure`; a full disk raises UnsupportedError."""
@@ -81,11 +87,23 @@ def play(ground: "Ground", plan: Plan, strategy: Strategy, fallocate: str, progr
     return played
 
 
-def play_image(ground: "Ground", size: int, cluster_size: int, drive: Drive) -> Played:
-    """Have `drive` work on a fresh image, watched, and read it back. Raises as `play`."""
+def play_image(
+    ground: "Ground",
+    size: int,
+    cluster_size: int,
+    drive: Drive,
+    *,
+    make: Make | None = None,
+    compare: "Compare | None" = None,
+) -> Played:
+    """Have `drive` work on a fresh image, watched, and read it back. Raises as `play`.
+
+    The image is qcow2, unless `make` makes another one; then `compare` reads it back.
+    """
     journal = Journal()
     with ground.scratch.new_file() as image:
-        interrupts.run(blockstack.create(image.path, size, cluster_size=cluster_size))
+        created = make(image) if make else blockstack.create(image.path, size, cluster_size=cluster_size)
+        interrupts.run(created)
         if ground.probes is not None:
             ground.probes.watch_file(image.fd)
         run_result, failure = None, None
@@ -106,7 +124,10 @@ def play_image(ground: "Ground", size: int, cluster_size: int, drive: Drive) -> 
             played.block_io_delay_ns = run_result.block_io_delay_ns
             if run_result.note:
                 played.notes.append(run_result.note)
-            _read_back(ground, image, run_result, played)
+            if compare is None:
+                _read_back(ground, image, run_result, played)
+            else:
+                compare(image, run_result, played)
     return played
 
 
@@ -162,11 +183,11 @@ def _read_back(ground: "Ground", image: AnonymousFile, run_result: Run, played: 
         played.readback.notes.append(f"the image was not compared through qemu-img: {error}")
     except ChildError as error:
         played.failure = f"the image cannot be compared through qemu-img: {error}"
-    predicted = _predicted_damage(played, run_result)
+    predicted = predicted_damage(played, run_result)
     played.lost_bytes_traced = predicted.bytes
 
 
-def _predicted_damage(played: Played, run_result: Run) -> Damage:
+def predicted_damage(played: Played, run_result: Run) -> Damage:
     """What the guest must have lost if the trace is right: data whose place in the file, or whose L2 entry, was cut
     off.
     """

@@ -18,6 +18,7 @@ from tracer.report.verify_text import WIDTH, print_report
 from tracer.trace_meta import TraceMeta
 from tracer.verify import matrix
 from tracer.verify.cell import Cell
+from tracer.verify.formats import matrix as formats_matrix
 from tracer.verify.held import matrix as held_matrix
 from tracer.verify.options import Options
 
@@ -39,7 +40,10 @@ class Session:
         """Returns the exit status. Raises EofraceError."""
         self._host = host.facts_json()
         with self._progress() as progress:
-            run = held_matrix.run if self._options.held else matrix.run
+            if self._options.format != "qcow2":
+                run = formats_matrix.run
+            else:
+                run = held_matrix.run if self._options.held else matrix.run
             report = run(self._options, progress)
         text = json.dumps(matrix.to_json(report, self._host), indent=1, allow_nan=False) + "\n"
         if self._output is not None:
@@ -91,6 +95,8 @@ class Session:
         if self._output is None:
             return
         words = [cell.strategy, cell.fallocate, *([cell.case] if cell.case else [])]
+        if cell.format != "qcow2":
+            words = [cell.format, *words, *([cell.variant.replace(" ", "-")] if cell.variant else [])]
         path = self._output / f"{'-'.join(words)}.parquet"
         meta = TraceMeta(
             host=self._host,

@@ -11,7 +11,7 @@ CELL: dict[str, Any] = {
         "strategy", "fs", "aio", "fallocate", "kernel", "evidence", "guest_writes", "zero_writes",
         "post_eof_fallocates", "conflicts", "exposed", "kernel_serialised", "lost", "lost_events", "unfinished",
         "lost_bytes", "corrupt_clusters", "waits", "min_gap_ns", "verdict", "reason", "trace",
-        "case", "held_ms", "relies_on_kernel",
+        "case", "held_ms", "relies_on_kernel", "format", "variant",
     ],
     "properties": {
         "strategy": {"enum": ["none", "serialise-xfs-native", "skip-zero-xfs", "no-alloc-space", "serialise", "auto"]},
@@ -32,7 +32,9 @@ CELL: dict[str, Any] = {
         "reason": {"type": "string", "minLength": 1},
         "trace": {"type": ["string", "null"]},
         "relies_on_kernel": {"type": "boolean"},
-        "case": {"enum": ["data", "far", "l2-table", "refcount-block", None]},
+        "case": {"enum": ["data", "far", "l2-table", "refcount-block", "raw", "overlay", "qcow2", "qcow2-128k", None]},
+        "format": {"enum": ["qcow2", "raw", "parallels", "filter", "mirror"]},
+        "variant": {"type": ["string", "null"]},
         "held_ms": {"type": ["number", "null"], "exclusiveMinimum": 0},
     },
 }  # fmt: skip

@@ -1,0 +1,237 @@
+"""`eofrace verify --format`: the thread's claims on raw, filters, parallels and mirror, and that they can fail."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+from blockstack.guest import Damage, Oracle
+from blockstack.guest.mixed import Action, make_mixed_plan
+from blockstack.guest.stamp import payload
+from blockstack.journal import GUEST_SHIFT, RequestFlag
+from blockstack.strategies import STRATEGIES
+from tests.tracer.verify.schema import VERIFY
+from tests.tracer.verify.test_verify import eofrace, one_line
+from tracer import trace
+from tracer.analysis.conflicts import asked_together, grown_together
+from tracer.analysis.hazards import Verdict
+from tracer.analysis.rules.post_eof_fallocate import RULE
+from tracer.errors import Status
+from tracer.operations import FALLOC_FL_KEEP_SIZE, OPERATION, Op, Operations
+from tracer.verify import matrix
+from tracer.verify.formats import matrix as formats_matrix
+from tracer.verify.formats.registry import SUBJECTS
+from tracer.verify.options import Options
+
+SILENT = matrix.Progress(lambda *_: None, lambda _: None, lambda _: None)
+
+
+def verify(format_name: str, *words: str) -> tuple[dict[tuple[str | None, str | None, str], dict[str, Any]], int]:
+    """Cells by case, variant and fallocate, and the exit status."""
+    few = () if "--writes" in words else ("--writes", "600")
+    done = eofrace(
+        "verify", "--evidence", "driver", "--format", format_name, "--seed", "3", "--json", "-", *few, *words
+    )
+    report = json.loads(done.stdout)
+    jsonschema.validate(report, VERIFY)
+    return {(cell["case"], cell["variant"], cell["fallocate"]): cell for cell in report["cells"]}, done.returncode
+
+
+def expect(cell: dict[str, Any], verdict: str) -> None:
+    assert cell["verdict"] == verdict, cell
+    assert cell["unaccounted"] == cell["unfinished"] == cell["lost_events"] == 0
+    assert cell["lost_bytes"] == cell["lost_bytes_traced"]
+    assert (cell["exposed"] > 0) is (verdict != "confirmed")
+    assert (cell["lost_bytes"] > 0) is (verdict == "corrupt")
+
+
+@pytest.mark.parametrize(
+    ("format_name", "case", "variant"), [("raw", None, "growing"), ("parallels", None, "unlocked")]
+)
+def test_a_format_is_confirmed_beside_a_control_that_is_not(format_name: str, case: None, variant: str) -> None:
+    found, status = verify(format_name)
+    assert set(found) == {(case, which, how) for which in (variant, None) for how in ("kernel", "legacy-xfs")}
+    expect(found[case, variant, "kernel"], "unsafe")
+    expect(found[case, variant, "legacy-xfs"], "corrupt")
+    for fallocate in ("kernel", "legacy-xfs"):
+        cell = found[case, None, fallocate]
+        expect(cell, "confirmed")
+        assert (cell["format"], cell["strategy"]) == (format_name, "none")
+        assert cell["conflicts"] >= 50
+        assert cell["zero_writes"] > 50
+        # Of raw the point is that there is none; of parallels that there are, and nobody behind them.
+        assert (cell["post_eof_fallocates"] > 50) is (format_name == "parallels")
+    assert status == Status.OK
+
+
+def test_filters_start_no_zero_write_of_the_file() -> None:
+    found, status = verify("filter", "--fallocate", "legacy-xfs")
+    assert {(case, variant) for case, variant, _ in found} == {
+        ("raw", "growing"), ("raw", None), ("overlay", "copies parts"), ("overlay", None)
+    }  # fmt: skip
+    for (_, variant, _), cell in found.items():
+        expect(cell, "corrupt" if variant else "confirmed")
+    # Through filters come the guest's own and no others. (Every one is aligned to 512 bytes.)
+    raw, _ = verify("raw", "--fallocate", "legacy-xfs")
+    assert found["raw", None, "legacy-xfs"]["zero_writes"] == raw[None, None, "legacy-xfs"]["zero_writes"] > 50
+    assert found["overlay", None, "legacy-xfs"]["zero_writes"] == 0
+    assert found["overlay", None, "legacy-xfs"]["conflicts"] >= 50
+    assert status == Status.OK
+
+
+def test_a_mirror_to_large_clusters_refutes_the_claim_and_a_strategy_protects_it() -> None:
+    """Found by this: docs/findings/formats.md."""
+    words = ("--fallocate", "legacy-xfs", "--writes", "400")
+    done = eofrace(
+        *("verify", "--evidence", "driver", "--format", "mirror", "--seed", "3", "--json", "-", *words),
+        *("--strategy", "none", "--strategy", "serialise"),
+    )
+    found = json.loads(done.stdout)["cells"]
+    for cell in found:
+        refuted = cell["case"] == "qcow2-128k" and cell["strategy"] == "none"
+        expect(cell, "corrupt" if cell["variant"] or refuted else "confirmed")
+        if not cell["variant"]:
+            assert (cell["zero_writes"] > 50) is (cell["case"] != "qcow2")
+            assert (cell["post_eof_fallocates"] > 50) is (cell["case"] == "qcow2-128k")
+    assert len(found) == 9
+    assert done.returncode == Status.HAZARD
+
+
+@pytest.mark.parametrize("format_name", list(SUBJECTS))
+def test_a_broken_format_is_not_confirmed(format_name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The controls in the place of what they are controls of."""
+    monkeypatch.setitem(SUBJECTS, format_name, tuple((broken, broken) for broken, _ in SUBJECTS[format_name]))
+    options = Options(
+        strategies=(STRATEGIES["none"],),
+        fallocates=("legacy-xfs",),
+        fs=None,
+        aio=None,
+        evidence="driver",
+        directory=tmp_path,
+        writes=400,
+        seed=1,
+        cluster_size=65536,
+        format=format_name,
+    )
+    report = formats_matrix.run(options, SILENT)
+    assert all(cell.judgement.verdict is Verdict.CORRUPT for cell in report.cells), report.cells
+
+
+def test_the_format_is_named_in_the_text_and_in_the_traces(tmp_path: Path) -> None:
+    words = ("--format", "raw", "--fallocate", "kernel", "--writes", "200", "-o", str(tmp_path))
+    done = eofrace("verify", "--evidence", "driver", *words)
+    assert "raw, growing" in done.stdout
+    assert "a disk that is raw" in done.stdout
+    names = {path.name for path in tmp_path.glob("*.parquet")}
+    assert names == {"raw-none-kernel-growing.parquet", "raw-none-kernel.parquet"}
+    recorded = trace.read(tmp_path / "raw-none-kernel-growing.parquet")
+    report = json.loads((tmp_path / "verify.json").read_text())
+    assert len(RULE.pairs(recorded.ops).first) == report["cells"][0]["exposed"]
+
+
+def test_too_few_conflicts_confirm_nothing() -> None:
+    found, status = verify("parallels", "--writes", "4", "--fallocate", "kernel")
+    assert found[None, None, "kernel"]["verdict"] == "inconclusive"
+    assert status == Status.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(("words", "says"), [(("--format", "vmdk"), "vmdk"), (("--format", "raw", "--held"), "--held")])
+def test_trouble_is_one_line(words: tuple[str, ...], says: str) -> None:
+    done = eofrace("verify", *words, timeout=60)
+    assert done.returncode == Status.USAGE
+    assert says in one_line(done.stderr)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("format_name", ["raw", "parallels"])
+def test_on_the_kernels_evidence(format_name: str) -> None:
+    words = ("--writes", "800", "--format", format_name, "--json", "-")
+    done = eofrace("verify", "--evidence", "kernel", *words, timeout=600)
+    report = json.loads(done.stdout)
+    assert {cell["evidence"] for cell in report["cells"]} == {"kernel"}
+    assert report["verdict"] == "confirmed", report["reason"]
+    for cell in report["cells"]:
+        expect(cell, "confirmed" if cell["variant"] is None else {"kernel": "unsafe"}.get(cell["fallocate"], "corrupt"))
+
+
+def ops(*rows: tuple[Op, int, int, int, int, int, int]) -> Operations:
+    """Rows of op, guest, offset, length, flags, seq_begin, seq_end."""
+    found = np.zeros(len(rows), OPERATION)
+    for index, (op, guest, offset, length, flags, begin, end) in enumerate(rows):
+        row = found[index]
+        row["op"], row["request"], row["offset"], row["length"] = op, guest << GUEST_SHIFT | index + 1, offset, length
+        row["flags"], row["seq_begin"], row["seq_end"] = flags, begin, end
+        row["result"] = length if op in (Op.AIO_WRITE, Op.MARK_GUEST_WRITE) else 0
+        if op is Op.MARK_GUEST_WRITE:
+            row["request"] = guest << GUEST_SHIFT
+    return found
+
+
+TOGETHER = ((Op.MARK_GUEST_WRITE, 1, 0, 8, 0, 1, 10), (Op.MARK_GUEST_WRITE, 2, 8, 8, 0, 2, 20))
+APART = ((Op.MARK_GUEST_WRITE, 1, 0, 8, 0, 1, 5), (Op.MARK_GUEST_WRITE, 2, 8, 8, 0, 6, 20))
+ZERO = (Op.FALLOCATE, 1, 0, 8, 0, 3, 4)
+WRITE = (Op.AIO_WRITE, 2, 8, 8, 0, 11, 12)
+
+
+@pytest.mark.parametrize(
+    ("rows", "count"),
+    [
+        ((*TOGETHER, ZERO, WRITE), 1),
+        ((*APART, ZERO, WRITE), 0),
+        ((*TOGETHER, (Op.FALLOCATE, 1, 0, 8, FALLOC_FL_KEEP_SIZE, 3, 4), WRITE), 0),
+        ((*TOGETHER, (Op.FALLOCATE, 1, 8, 8, 0, 3, 4), WRITE), 0),  # it does not end behind
+        ((*TOGETHER, (Op.FALLOCATE, 2, 0, 8, 0, 3, 4), WRITE), 0),  # the same guest request
+        ((*TOGETHER, WRITE), 0),
+        ((), 0),
+    ],
+)
+def test_what_counts_as_asked_for_together(rows: tuple[Any, ...], count: int) -> None:
+    assert len(asked_together(ops(*rows))) == count
+
+
+@pytest.mark.parametrize(
+    ("rows", "count", "of_reads"),
+    [
+        ((*TOGETHER, (Op.AIO_WRITE, 1, 0, 8, 0, 3, 4), WRITE), 1, 0),
+        ((*APART, (Op.AIO_WRITE, 1, 0, 8, 0, 3, 4), WRITE), 0, 0),
+        ((*TOGETHER, (Op.AIO_WRITE, 1, 0, 8, 0, 13, 14), WRITE), 0, 0),  # what is behind came first: no growth
+    ],
+)
+def test_what_counts_as_growing_together(rows: tuple[Any, ...], count: int, of_reads: int) -> None:
+    found = ops(*rows)
+    assert len(grown_together(found)) == count
+    assert len(grown_together(found, of_reads=True)) == of_reads
+    found["flags"][:1] = RequestFlag.READ
+    assert len(grown_together(found, of_reads=True)) == count
+
+
+def test_a_plan_is_the_same_every_time_and_has_of_everything() -> None:
+    for subject in {
+        type(subject): subject for pairs in SUBJECTS.values() for pair in pairs for subject in pair
+    }.values():
+        plan = make_mixed_plan(7, 500, subject.profile)
+        assert plan == make_mixed_plan(7, 500, subject.profile)
+        asked = {choice.action for choice in (*subject.profile.fresh, *subject.profile.old)}
+        assert {Action.WRITE, Action.ZERO, Action.READ} <= asked
+        assert {request.action for request in plan.requests} == asked
+        assert [request.number for request in plan.requests] == list(range(1, 501))
+        assert all(r.offset >= 0 and r.offset + r.length <= plan.size for r in plan.requests)
+
+
+def test_a_discarded_sector_may_hold_anything_and_no_other() -> None:
+    oracle = Oracle(4096)
+    oracle.acknowledge(1, 0, 4096)
+    oracle.forget(512, 512)
+    content = bytearray(payload(1, 0, 4096))
+    content[512:1024] = b"?" * 512
+    for spoilt, wrong in ((0, 0), (1024, 512)):
+        damage = Damage()
+        content[spoilt : spoilt + 512 if wrong else spoilt] = bytes(512 if wrong else 0)
+        oracle.compare_cluster(0, bytes(content), damage)
+        assert damage.bytes == wrong
+    damage = Damage()
+    oracle.predict(0, 0, 2048, damage)
+    assert damage.bytes == 1536

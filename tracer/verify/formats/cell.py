@@ -1,0 +1,140 @@
+"""One subject: played, counted, judged, as a strategy is."""
+
+from collections.abc import Callable
+
+import blockstack
+from blockstack.fallocate import RACY
+from blockstack.guest import Damage, Oracle
+from blockstack.journal import Journal, RequestFlag
+from blockstack.strategies import Strategy
+from tracer import interrupts
+from tracer.analysis.conflicts import asked_together, grown_together, guest_pairs, min_gap_ns
+from tracer.analysis.rules.post_eof_fallocate import RULE, post_eof_fallocates
+from tracer.analysis.verdict import judge
+from tracer.errors import UnsupportedError
+from tracer.lab.children import ChildError
+from tracer.lab.scratch import AnonymousFile
+from tracer.operations import Op
+from tracer.verify.cell import Cell, count
+from tracer.verify.formats.subject import Stage, Subject
+from tracer.verify.ground import Ground
+from tracer.verify.options import Options
+from tracer.verify.play import Played, Run, play_image, predicted_damage
+from tracer.verify.readback import Readback, read_back_with_qemu
+
+
+def run_subject(
+    ground: Ground,
+    options: Options,
+    subject: Subject,
+    strategy: Strategy,
+    fallocate: str,
+    control: Cell | None,
+    progress: Callable[[int], None],
+) -> Cell:
+    """Play and judge one subject. `control` is its control's cell of the same column, None for a control itself."""
+    played = _play(ground, options, subject, strategy, fallocate, progress)
+    ops = played.evidence.ops
+    found = RULE.pairs(ops)
+    conflicts = asked_together(ops)
+    requests = ops[ops["op"] == Op.MARK_REQUEST]
+    exercised = len(conflicts) if len(conflicts) else len(grown_together(ops, of_reads=subject.of_reads))
+    counts = count(played, found.outcome.tolist(), len(found.first) if control is None else exercised)
+    readback = played.readback
+    return Cell(
+        strategy=strategy.name,
+        fallocate=fallocate,
+        fs=ground.scratch.fs,
+        aio=ground.aio,
+        evidence=ground.evidence,
+        guest_writes=played.acknowledged,
+        zero_writes=int(((requests["flags"] & RequestFlag.ZERO_WRITE) != 0).sum()),
+        post_eof_fallocates=int(post_eof_fallocates(ops).sum()),
+        waits=len(set(ops[ops["op"] == Op.MARK_WAIT]["request"].tolist())),
+        min_gap_ns=min_gap_ns(ops, conflicts, found),
+        counts=counts,
+        judgement=judge(
+            counts,
+            is_control=control is None,
+            may_lose=fallocate in RACY,
+            control=None if control is None else control.judgement,
+            control_exposed=0 if control is None else control.counts.exposed,
+        ),
+        ops=ops,
+        mechanisms=ground.mechanisms,
+        gaps=ground.gaps,
+        pairs=guest_pairs(ops, found),
+        block_io_delay_ns=played.block_io_delay_ns,
+        qemu_img_check=None if readback is None else readback.check,
+        notes=played.notes if readback is None else [*played.notes, *readback.notes],
+        case=subject.case,
+        format=subject.format,
+        variant=subject.variant,
+    )
+
+
+def _play(
+    ground: Ground,
+    options: Options,
+    subject: Subject,
+    strategy: Strategy,
+    fallocate: str,
+    progress: Callable[[int], None],
+) -> Played:
+    """Play the guest of `subject`, watched; then read the image back. Raises as `play_image`."""
+    plan = subject.plan(options)
+    acknowledged = 0
+
+    def told(number: int) -> None:
+        nonlocal acknowledged
+        acknowledged = number
+        progress(number)
+
+    with ground.scratch.new_file() as other:
+
+        def stage(image: AnonymousFile, journal: Journal) -> Stage:
+            return Stage(ground, plan, strategy, fallocate, image, other, journal, told)
+
+        async def make(image: AnonymousFile) -> None:
+            await subject.make(stage(image, Journal()))
+
+        async def drive(image: AnonymousFile, journal: Journal) -> Run:
+            return await subject.play(stage(image, journal))
+
+        def compare(image: AnonymousFile, finished: Run, played: Played) -> None:
+            _read_back(ground, subject, plan.size, image, finished, played)
+
+        played = play_image(ground, plan.size, plan.cluster_size, drive, make=make, compare=compare)
+    played.acknowledged = acknowledged
+    return played
+
+
+def _read_back(
+    ground: Ground, subject: Subject, size: int, image: AnonymousFile, finished: Run, played: Played
+) -> None:
+    """Compare with the oracle through a fresh read-only blockstack, and through qemu-img."""
+    try:
+        damage = interrupts.run(_compare(image, subject.image_format, size, finished.oracle, ground))
+    except (OSError, blockstack.ImageError) as error:
+        played.failure = f"the image cannot be read back: {error}"
+        return
+    played.readback = Readback(damage)
+    try:
+        read_back_with_qemu(image.path, finished.oracle, ground.scratch, played.readback, format=subject.image_format)
+    except UnsupportedError as error:
+        played.readback.notes.append(f"the image was not compared through qemu-img: {error}")
+    except ChildError as error:
+        played.failure = f"the image cannot be compared through qemu-img: {error}"
+    played.lost_bytes_traced = predicted_damage(played, finished).bytes
+
+
+async def _compare(image: AnonymousFile, format: str, size: int, oracle: Oracle, ground: Ground) -> Damage:
+    damage = Damage()
+    cluster_size = oracle.cluster_size
+    async with blockstack.open(image.path, format, aio=ground.aio, direct=ground.direct, read_only=True) as disk:
+        for at in range(0, size, cluster_size):
+            # A file that was cut off may be shorter than the disk.
+            readable = max(0, min(cluster_size, disk.length - at))
+            data = await disk.preadv(at, readable) if readable else b""
+            oracle.compare_cluster(at // cluster_size, data.ljust(cluster_size, b"\0"), damage)
+    return damage
