@@ -137,6 +137,9 @@ def verify(
     Each cell of the matrix (strategy x behaviour of fallocate) plays the same seeded writes on a fresh qcow2 image,
     watched by eBPF; then every byte is compared with what the guest wrote. `legacy-xfs` runs each fallocate in the
     racy order of XFS before 5.5, so that the harness shows on a healthy host that it sees the loss.
+
+    With --format another format, a stack of filters or a mirror job is what is judged, as the thread left it: without
+    a workaround, beside a control in which what its safety rests on is taken away.
     """
     from tracer.output import check_writable, make_directory
     from tracer.verify.options import Options

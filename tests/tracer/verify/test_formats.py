@@ -83,6 +83,7 @@ def test_filters_start_no_zero_write_of_the_file() -> None:
     assert status == Status.OK
 
 
+@pytest.mark.slow
 def test_a_mirror_to_large_clusters_refutes_the_claim_and_a_strategy_protects_it() -> None:
     """Found by this: docs/findings/formats.md."""
     words = ("--fallocate", "legacy-xfs", "--writes", "800")
