@@ -14,7 +14,6 @@ import numpy as np
 from blockstack.filters import Filter
 from blockstack.journal import GUEST_SHIFT, Journal, Kind, guest_request
 from blockstack.node import Buffer, Node
-from blockstack.parallels import Parallels
 from blockstack.qcow2 import Qcow2
 from blockstack.requests import TrackedRequest
 from blockstack.settled import settled
@@ -40,10 +39,10 @@ def default_granularity(target: Node) -> int:
 
 
 def _cluster_size(node: Node) -> int:
-    """Bytes; 0 where there are no clusters."""
+    """Bytes; 0 where the driver says nothing of clusters (QEMU: bdrv_get_info, which 7.2's parallels has not)."""
     while isinstance(node, Filter):
         node = node.child
-    return node.header.cluster_size if isinstance(node, Qcow2 | Parallels) else 0
+    return node.header.cluster_size if isinstance(node, Qcow2) else 0
 
 
 class DirtyBitmap:

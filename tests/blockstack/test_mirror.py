@@ -89,7 +89,8 @@ def test_the_target_becomes_the_source(
             await running
             assert await target.preadv(0, SIZE) == guest.content
             assert job.copies > 10
-            assert job.zero_writes > 0
+            # No hole is as large as a cluster of 1 MiB: a part of one is copied.
+            assert (job.zero_writes > 0) is (options.get("cluster_size") != 1 << 20)
 
     run(main())
     compare(tmp_path, formats)
