@@ -23,6 +23,8 @@ def refuse_mode(mode: str, *, format: str, backed: bool = False) -> None:
         raise ImageError(f"unknown preallocation {mode!r}: one of {', '.join(MODES)}")
     if mode == "metadata" and format == "raw":
         raise ImageError("a raw image has no metadata to preallocate: off, falloc or full")
+    if mode != "off" and format not in ("qcow2", "raw"):
+        raise ImageError(f"a {format} image cannot be preallocated when it is made")
     if mode != "off" and backed:
         raise ImageError("backing file and preallocation cannot be used at the same time")
 
