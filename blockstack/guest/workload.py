@@ -12,11 +12,12 @@ import asyncio
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from blockstack.disk import Disk
 from blockstack.guest.oracle import SECTOR, Oracle
 from blockstack.guest.stamp import MAX_DISK, payload
 from blockstack.journal import GUEST_SHIFT, Journal, Kind, guest_request
+from blockstack.node import Buffer
 
 DEPTH = 16
 """Guest writes in flight at once."""
@@ -32,6 +33,16 @@ _STRETCH = 4
 
 _WRITES_PER_REGION = DEPTH // 2
 """Guest writes to each L2 region, on average: one boundary between two new regions for each burst."""
+
+
+class Disk(Protocol):
+    """What the guest writes to: `blockstack.Disk`, or another driver's."""
+
+    async def pwritev(self, offset: int, buffers: Sequence[Buffer]) -> None:
+        """Write `buffers` one behind the other at `offset`. Raises OSError."""
+
+    async def flush(self) -> None:
+        """Make everything acknowledged so far stable. Raises OSError."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
@@ -16,6 +17,9 @@ from tracer.errors import UsageError
 from tracer.lab.scratch import KINDS
 from tracer.verify.formats.registry import FORMATS
 
+if TYPE_CHECKING:
+    from tracer.verify.qemu.daemon import Build
+
 DEFAULT_WRITES = 2000
 _MOST_WRITES = min(100_000, MAX_WRITES)
 
@@ -27,6 +31,7 @@ Examples:
   eofrace verify --dir /mnt/images -o evidence     on a directory of yours; keep the traces
   eofrace verify --format parallels                what the thread says of other formats, put to the test
   eofrace verify --held --fs ext4                  no luck involved: writes held in flight, in a chosen order
+  eofrace verify --driver qemu --qemu /opt/qemu/bin/qemu-storage-daemon   the real one, in a build of yours
 
 \b
 Exit status: 0 every protecting strategy is confirmed, 1 one is unsafe or corrupt,
@@ -50,6 +55,21 @@ Exit status: 0 every protecting strategy is confirmed, 1 one is unsafe or corrup
     show_default=True,
     help="What the guest's disk is. Of others than qcow2 the thread says that they need no workaround: they run without"
     " one, unless --strategy names some, each beside a control of its own.",
+)
+@click.option(
+    "--driver",
+    type=click.Choice(["blockstack", "qemu"]),
+    default="blockstack",
+    show_default=True,
+    help="The driver under test; qemu is the real one, a qemu-storage-daemon. Needs root, eBPF and python3-libnbd.",
+)
+@click.option(
+    "--qemu",
+    "qemu_paths",
+    multiple=True,
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="With --driver qemu: judge this qemu-storage-daemon; may be repeated.  [default: the host's]",
 )
 @click.option(
     "--fs",
@@ -118,6 +138,8 @@ Exit status: 0 every protecting strategy is confirmed, 1 one is unsafe or corrup
 def verify(
     strategies: Sequence[str],
     format_name: str,
+    driver: str,
+    qemu_paths: Sequence[Path],
     fs: str | None,
     aio: str | None,
     fallocates: Sequence[str],
@@ -143,6 +165,8 @@ def verify(
     """
     from tracer.output import check_writable, make_directory
     from tracer.verify.options import Options
+    from tracer.verify.qemu.cell import FALLOCATE
+    from tracer.verify.qemu.command import look
     from tracer.verify.session import Session
 
     if held:
@@ -153,6 +177,14 @@ def verify(
         check_writable(json_file)
     if output is not None:
         make_directory(output)
+    qemus: tuple[Build, ...] = ()
+    if driver == "qemu":
+        if format_name != "qcow2":
+            raise UsageError(f"--driver qemu has a qcow2 image: leave --format {format_name} out")
+        qemus = look(tuple(qemu_paths), fallocates, evidence, held=held)
+        strategies, fallocates, evidence = strategies or (CONTROL,), (FALLOCATE,), "kernel"
+    elif qemu_paths:
+        raise UsageError("--qemu is for --driver qemu: add that, or leave it out")
     options = Options(
         strategies=tuple(STRATEGIES[name] for name in dict.fromkeys(strategies or _default_strategies(format_name))),
         fallocates=tuple(dict.fromkeys(fallocates or DEFAULT)),
@@ -165,6 +197,7 @@ def verify(
         cluster_size=int(cluster_size),
         held=held,
         format=format_name,
+        qemus=qemus,
     )
     session = Session(options, output, json_file, verbose=verbose, quiet=quiet)
     sys.exit(session.run())

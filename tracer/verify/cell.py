@@ -51,6 +51,10 @@ class Cell:
     relies_on_kernel: bool = False  # `auto` left the order to it
     format: str = "qcow2"
     variant: str | None = None  # of another format's control: what is different
+    driver: str = "blockstack"  # or qemu
+    qemu: str | None = None  # its version
+    control: bool = False  # shows the hazard although its strategy is not `none`: QEMU, misled
+    beside: int | None = None  # zero-writes of QEMU and writes below them that were in the kernel together
 
     @property
     def name(self) -> str:
@@ -68,7 +72,7 @@ class Cell:
     @property
     def is_control(self) -> bool:
         """Whether the cell is there to show the hazard."""
-        return self.strategy == CONTROL if self.format == "qcow2" else self.variant is not None
+        return self.control or (self.strategy == CONTROL if self.format == "qcow2" else self.variant is not None)
 
 
 def run_cell(

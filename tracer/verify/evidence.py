@@ -38,20 +38,20 @@ class Evidence:
 def driver_evidence(journal: Journal, *, dev: int, ino: int, write: Op) -> Evidence:
     """The journal alone; its data writes become operations of the kind `write`."""
     kinds = {**_MARKS, **_CALLS, Kind.WRITE: write}
-    return Evidence(_operations(journal.entries, kinds, dev, ino))
+    return Evidence(journal_operations(journal.entries, kinds, dev, ino))
 
 
 def kernel_evidence(seen: Operations, journal: Journal, *, dev: int, ino: int) -> Evidence:
     """Kernel operations `seen` (n,) of the file, linked to the requests that caused them, with the journal's marks."""
     seen = seen[(seen["dev"] == dev) & (seen["ino"] == ino)].copy()
     unaccounted = _link(seen, journal)
-    marks = _operations([entry for entry in journal.entries if entry.kind in _MARKS], _MARKS, dev, ino)
+    marks = journal_operations([entry for entry in journal.entries if entry.kind in _MARKS], _MARKS, dev, ino)
     ops = np.concatenate([seen, marks])
-    _renumber(ops, len(seen))
+    renumber(ops, len(seen))
     return Evidence(ops, unaccounted)
 
 
-def _operations(entries: list[Entry], kinds: dict[Kind, Op], dev: int, ino: int) -> Operations:
+def journal_operations(entries: list[Entry], kinds: dict[Kind, Op], dev: int, ino: int) -> Operations:
     pid = os.getpid()
     ops = np.zeros(len(entries), OPERATION)
     for name in (
@@ -132,7 +132,7 @@ def _same(op: np.void, entry: Entry) -> bool:
     )
 
 
-def _renumber(ops: Operations, kernel: int) -> None:
+def renumber(ops: Operations, kernel: int) -> None:
     """One sequence for the first `kernel` operations and the marks behind them, in place.
 
     The kernel's order stays as it is, whatever its clocks say; a mark goes where its time puts it.

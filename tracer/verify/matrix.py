@@ -14,6 +14,7 @@ from tracer.verify.cell import Cell, run_cell
 from tracer.verify.ground import prepare
 from tracer.verify.informed import informed
 from tracer.verify.options import Options
+from tracer.verify.qemu import cell as qemu
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def run(options: Options, progress: Progress) -> Report:
         raise UsageError(str(error)) from None
     told: list[str] = []
     protecting = [strategy for strategy in informed(options, told) if strategy.name != CONTROL]
-    total = len(options.fallocates) * (1 + len(protecting))
+    total = len(options.fallocates) * (1 + len(protecting)) + 2 * len(options.qemus)
     cells: list[Cell] = []
     with prepare(options, plan) as ground:
         for fallocate in options.fallocates:
@@ -67,6 +68,19 @@ def run(options: Options, progress: Progress) -> Report:
                 cells.append(cell)
                 progress.finished(cell)
                 cell.ops = cell.ops[:0].copy()  # a long run would keep millions of them otherwise
+            assert control is not None
+            for build in options.qemus:
+                shown = [control]
+                for misled in (True, False):
+                    progress.started(qemu.name(build, misled=misled), fallocate, len(cells) + 1, total)
+                    controls = () if misled else tuple(shown)
+                    cell = qemu.run_cell(ground, plan, build, controls, progress.acknowledged)
+                    if misled and not cell.zero_writes:
+                        continue  # nothing that it could have been misled about: blockstack's control has to do
+                    shown.append(cell)
+                    cells.append(cell)
+                    progress.finished(cell)
+                    cell.ops = cell.ops[:0].copy()
         return Report(
             options,
             os.uname().release,
@@ -154,5 +168,9 @@ def _cell_json(cell: Cell, kernel: str) -> dict[str, Any]:
         "block_io_delay_ns": None if delay is None else {str(tid): spent for tid, spent in delay.items()},
         "notes": cell.notes,
         "relies_on_kernel": cell.relies_on_kernel,
+        "driver": cell.driver,
+        "qemu": cell.qemu,
+        "control": cell.is_control,
+        "beside": cell.beside,
         "rounds": [one.to_json() for one in cell.rounds],
     }

@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from blockstack.guest import DEPTH
 from blockstack.strategies import Strategy
+
+if TYPE_CHECKING:
+    from tracer.verify.qemu.daemon import Build
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,8 @@ class Options:
     """On a held disk, by schedules that are chosen; `directory`, `writes`, `cluster_size` and `depth` play no part."""
     format: str = "qcow2"
     """What the guest's disk is. One of another format than qcow2 runs under `strategies` (tracer/verify/formats)."""
+    qemus: "tuple[Build, ...]" = ()
+    """Builds of QEMU to be judged beside blockstack."""
 
     @property
     def steps(self) -> int:

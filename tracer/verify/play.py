@@ -110,11 +110,11 @@ def play_image(
         try:
             run_result = interrupts.run(drive(image, journal))
         except (OSError, blockstack.ImageError) as error:
-            failure = _why(error)
+            failure = first_cause(error)
         except ExceptionGroup as group:
             if group.split((OSError, blockstack.ImageError))[1] is not None:
                 raise
-            failure = _why(group)
+            failure = first_cause(group)
         finally:
             evidence, dropped, unfinished = ground.gather(journal, image.dev, image.ino)
             if ground.probes is not None:
@@ -125,7 +125,7 @@ def play_image(
             if run_result.note:
                 played.notes.append(run_result.note)
             if compare is None:
-                _read_back(ground, image, run_result, played)
+                read_back_run(ground, image, run_result, played)
             else:
                 compare(image, run_result, played)
     return played
@@ -170,7 +170,7 @@ def delays() -> BlockDelays:
     return block_io_delay(int(name) for name in os.listdir("/proc/self/task"))
 
 
-def _read_back(ground: "Ground", image: AnonymousFile, run_result: Run, played: Played) -> None:
+def read_back_run(ground: "Ground", image: AnonymousFile, run_result: Run, played: Played) -> None:
     try:
         damage = interrupts.run(read_back(image.path, run_result.oracle, ground.aio, direct=ground.direct))
     except (OSError, blockstack.ImageError) as error:
@@ -206,7 +206,7 @@ def predicted_damage(played: Played, run_result: Run) -> Damage:
     return damage
 
 
-def _why(error: Exception) -> str:
+def first_cause(error: Exception) -> str:
     """The first cause in one line. Raises UnsupportedError for a full disk, which says nothing about the stack."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]

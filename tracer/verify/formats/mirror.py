@@ -87,7 +87,7 @@ class MirrorToRaw(Subject):
                 group.create_task(job.run())
                 await run_mixed(source, stage.plan, oracle, progress=stage.progress)
                 job.complete()
-            return leave(target.node, oracle, before)
+            return await leave(target.node, oracle, before)
 
 
 def _source(stage: Stage) -> AbstractAsyncContextManager[Disk]:

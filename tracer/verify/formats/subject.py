@@ -103,7 +103,7 @@ class Subject(ABC):
         oracle = Oracle(stage.plan.cluster_size)
         async with self.opened(stage, oracle) as disk:
             await run_mixed(disk, stage.plan, oracle, journal=stage.journal, progress=stage.progress)
-            return leave(disk.node, oracle, before)
+            return await leave(disk.node, oracle, before)
 
 
 @asynccontextmanager
@@ -115,13 +115,13 @@ async def served(node: Node, file: FilePosix) -> AsyncIterator[Disk]:
         await settled(asyncio.ensure_future(node.close()))
 
 
-def leave(node: Node, oracle: Oracle, before: BlockDelays) -> Run:
+async def leave(node: Node, oracle: Oracle, before: BlockDelays) -> Run:
     """What has to be known before closing forgets the tables and ends the worker threads."""
     after = delays()
-    return Run(oracle, extents(node, oracle), after.since(before), after.note)
+    return Run(oracle, await extents(node, oracle), after.since(before), after.note)
 
 
-def extents(node: Node, oracle: Oracle) -> Extents:
+async def extents(node: Node, oracle: Oracle) -> Extents:
     """Where the guest's clusters (the oracle's) are in the file, and where it says so; at 0 what is never cut off."""
     size = oracle.cluster_size
     while isinstance(node, Filter):
@@ -130,7 +130,7 @@ def extents(node: Node, oracle: Oracle) -> Extents:
         parts = max(1, node.header.cluster_size // size)
         return [
             (guest * parts + part, host + part * size, table, index)
-            for guest, host, table, index in node.mapping.extents()
+            for guest, host, table, index in await node.mapping.extents()
             for part in range(parts)
         ]
     if isinstance(node, Parallels):
