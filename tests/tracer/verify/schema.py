@@ -11,10 +11,17 @@ CELL: dict[str, Any] = {
         "strategy", "fs", "aio", "fallocate", "kernel", "evidence", "guest_writes", "zero_writes",
         "post_eof_fallocates", "conflicts", "exposed", "kernel_serialised", "lost", "lost_events", "unfinished",
         "lost_bytes", "corrupt_clusters", "waits", "min_gap_ns", "verdict", "reason", "trace",
-        "case", "held_ms", "relies_on_kernel", "format", "variant",
+        "case", "held_ms", "relies_on_kernel", "format", "variant", "driver", "qemu", "control",
     ],
     "properties": {
-        "strategy": {"enum": ["none", "serialise-xfs-native", "skip-zero-xfs", "no-alloc-space", "serialise", "auto"]},
+        "strategy": {
+            "anyOf": [
+                {"enum": ["none", "serialise-xfs-native", "skip-zero-xfs", "no-alloc-space", "serialise", "auto"]},
+                {"pattern": r"^(misled-)?qemu-[0-9.]+(#[0-9]+)?$"},
+            ]
+        },
+        "driver": {"enum": ["blockstack", "qemu"]},
+        "qemu": {"type": ["string", "null"]},
         "fs": {"type": "string"},
         "aio": {"enum": ["native", "threads", "io_uring"]},
         "fallocate": {"enum": ["kernel", "legacy-xfs"]},

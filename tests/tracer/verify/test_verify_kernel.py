@@ -117,7 +117,7 @@ def machine_state() -> tuple[list[str], list[str], list[str]]:
                 name = (entry / "comm").read_text().strip()
             except OSError:
                 continue
-            if name in ("qemu-img", "mkfs.xfs"):
+            if name in ("qemu-img", "mkfs.xfs", "qemu-storage-da"):
                 helpers.append(name)
     return loops, mounts, helpers
 

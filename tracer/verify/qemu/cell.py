@@ -24,8 +24,9 @@ from tracer.verify.qemu.play import play
 FALLOCATE = "kernel"
 """The only column there is: nothing stands between QEMU and its system calls."""
 
-ENOUGH_MISLED = 10
-"""Pairs that a misled build has to expose: one that orders nothing would then expose none by chance e^-10 of the time.
+ENOUGH_MISLED = 5
+"""Pairs that a misled build has to expose: one that orders nothing would then expose none by chance in e^-5 of all
+runs (0.7 %).
 
 How much a strategy may let through unseen is blockstack's control to say, as everywhere.
 """

@@ -42,6 +42,7 @@ class NbdDisk:
         # What it would refuse by itself is for the server to refuse.
         self._handle.set_strict_mode(0)
         self._pending: set[asyncio.Future[None]] = set()
+        self._queue: list[tuple[asyncio.Future[None], Callable[[], object]]] = []
         self._fd = -1
         self._writing = False
 
@@ -76,9 +77,9 @@ class NbdDisk:
 
     async def connect(self) -> None:
         """Shake hands. Raises UnsupportedError where QEMU ends instead, with its reason."""
-        # libnbd closes the socket that it is given, and so do we.
-        self._handle.aio_connect_socket(os.dup(self._daemon.connection.fileno()))
-        self._fd = self._handle.aio_get_fd()
+        # libnbd closes the socket that it is given as soon as it breaks: what the loop watches has to be another.
+        self._fd = self._daemon.connection.fileno()
+        self._handle.aio_connect_socket(os.dup(self._fd))
         self._loop.add_reader(self._fd, self._readable)
         self._watch()
         try:
@@ -109,20 +110,29 @@ class NbdDisk:
                     future.set_result(None)
             return 1  # the command may be forgotten
 
+        if not self._queue:
+            self._loop.call_soon(self._send)
+        self._queue.append((future, lambda: issue(done)))
         self._pending.add(future)
         try:
-            try:
-                issue(done)
-            except self._nbd.Error as error:
-                raise self._broken() if self._gone() else OSError(error.errnum or errno.EIO, error.string) from None
-            self._watch()
-            if self._gone():
-                self._fail()
             await future
         except OSError as error:
             raise self._broken() if self._gone() else error from None
         finally:
             self._pending.discard(future)
+
+    def _send(self) -> None:
+        """Hand over the calls of one turn of the event loop: back to back, as a guest that plugs its queue has them."""
+        queue, self._queue = self._queue, []
+        for future, issue in queue:
+            try:
+                issue()
+            except self._nbd.Error as error:
+                if not future.done():
+                    future.set_exception(OSError(error.errnum or errno.EIO, error.string))
+        if self._gone():
+            self._fail()
+        self._watch()
 
     def _gone(self) -> bool:
         return bool(self._handle.aio_is_dead() or self._handle.aio_is_closed())
