@@ -167,7 +167,7 @@ async def open_disk(
     instance, `direct` means O_DIRECT, `fallocate` is `kernel` or `legacy-xfs`; `journal`, `stand_in` and `gate` are the
     file node's.
     `probe`, for the strategy `auto`: what `eofrace probe --json` wrote on this kernel; without it `auto` serialises.
-    `discard`: a guest's discards give clusters of qcow2 back, and punch holes into raw (QEMU: discard=unmap).
+    `discard`: a guest's discards give clusters of qcow2 back, as holes, and punch holes into raw (QEMU: discard=unmap).
     `l2_cache_size` and `refcount_cache_size` are bytes of qcow2's metadata caches, None for QEMU's defaults: all L2
     tables of the disk, at most 32 MiB, and 4 refcount blocks.
     `filters`: what stands between the disk and the format, the lowest first (blockstack.filters).

@@ -49,8 +49,9 @@ class FilePosix(Node):
         gate: Gate | None = None,
         discard: bool = False,
     ) -> None:
-        """Open `path`; with `discard`, a discard punches a hole (QEMU: discard=unmap). Raises OSError: ENOENT, EACCES,
-        EINVAL where O_DIRECT is refused, EISDIR, ENOTSUP for no file.
+        """Open `path`. `discard`: make holes of what is discarded (QEMU: discard=unmap).
+
+        Raises OSError: ENOENT, EACCES, EINVAL where O_DIRECT is refused, EISDIR, ENOTSUP for no file.
         """
         access = os.O_RDONLY if read_only else os.O_RDWR
         with ExitStack() as resources:
@@ -60,6 +61,7 @@ class FilePosix(Node):
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 raise OSError(errno.ENOTSUP, "not a regular file", str(path))
+            self.identity = status.st_dev, status.st_ino
             os.set_blocking(fd, True)
             super().__init__(
                 status.st_size,
@@ -132,6 +134,11 @@ class FilePosix(Node):
             if request.entry is not None:
                 request.entry.flags |= RequestFlag.POST_EOF
             await self.strategy.order_post_eof_zero_write(request, self)
+        elif unmap and self._has_discard:
+            # QEMU: handle_aiocb_write_zeroes_unmap. Behind the end it would leave the file short.
+            if await self._try_fallocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length, request):
+                return
+            self._has_discard = False
         if self._has_write_zeroes:
             if await self._try_fallocate(FALLOC_FL_ZERO_RANGE, offset, length, request):
                 return
@@ -149,6 +156,19 @@ class FilePosix(Node):
             self._has_fallocate = False
         raise OSError(errno.ENOTSUP, "no fallocate on this file system")
 
+    async def pdiscard(self, offset: int, length: int) -> None:
+        """Make a hole of the whole blocks in a range, where the file was opened so and the file system can (QEMU:
+        raw_co_pdiscard). Raises OSError.
+        """
+        await super().pdiscard(offset, min(length, self.length - offset))
+        start, end = self._align_inwards(offset, min(offset + length, self.length))
+        if not (self._discard and self._has_discard) or start >= end:
+            return
+        with self.tracker.track(TrackedRequest(start, end - start, RequestType.DISCARD)) as request:
+            await self.tracker.wait_serialising(request)
+            mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+            self._has_discard = await self._try_fallocate(mode, start, end - start, request)
+
     async def _try_fallocate(self, mode: int, offset: int, length: int, request: TrackedRequest) -> bool:
         """Whether the file system did it; False where it does not support the mode. Raises other OSErrors."""
         if self._gate is not None:
@@ -160,19 +180,6 @@ class FilePosix(Node):
                 return False
             raise
         return True
-
-    async def pdiscard(self, offset: int, length: int) -> None:
-        """Punch a hole, if the node was opened so and the file system has holes (QEMU: handle_aiocb_discard); else
-        keep the data, which is permitted.
-        """
-        await super().pdiscard(offset, length)
-        start, end = self._align_inwards(offset, offset + length)
-        if not (self._discard and self._has_discard) or start >= end:
-            return
-        with self.tracker.track(TrackedRequest(start, end - start, RequestType.DISCARD)) as request:
-            await self.tracker.wait_serialising(request)
-            mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
-            self._has_discard = await self._try_fallocate(mode, start, end - start, request)
 
     async def block_status(self, offset: int, length: int) -> BlockStatus:
         """Holes read as zeroes; where the file system cannot tell, all is data (QEMU: raw_co_block_status)."""

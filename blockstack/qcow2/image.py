@@ -12,12 +12,13 @@ from blockstack.file_posix import FilePosix
 from blockstack.mutex import Mutex
 from blockstack.node import Buffer, Node
 from blockstack.qcow2 import compressed, snapshots
-from blockstack.qcow2.allocation import Allocation
+from blockstack.qcow2.allocation import Allocation, Part
 from blockstack.qcow2.cache import DEFAULT_SIZES, Cache, CacheSizes
 from blockstack.qcow2.header import AUTOCLEAR, MAX_CHAIN_L1_BYTES, Header
 from blockstack.qcow2.lazy import DirtyBit
 from blockstack.qcow2.mapping import Mapping, Run, pack_l2
 from blockstack.qcow2.overlap import MetadataMap
+from blockstack.qcow2.placing import Placing
 from blockstack.qcow2.refcounts import Refcounts
 from blockstack.qcow2.resize import resize
 from blockstack.qcow2.snapshots import Snapshot
@@ -29,7 +30,7 @@ MAX_WORKERS = 8
 """Parts of one guest request that run at the same time (QEMU: QCOW2_MAX_WORKERS)."""
 
 
-class Qcow2(Node):
+class Qcow2(Placing):
     """An open qcow2 image over a file node, and possibly a backing node."""
 
     def __init__(
@@ -178,20 +179,20 @@ class Qcow2(Node):
         """Allocate part by part, and run the parts side by side (QEMU: qcow2_co_pwritev_part)."""
         data = memoryview(buffers[0] if len(buffers) == 1 else b"".join(buffers))
         at, end = offset, offset + len(data)
-        host, count, allocation = await self._host_offset(at, end - at)
-        if count == len(data):
-            await self._write_part(data, host, allocation)
+        part = await self._place(at, end - at)
+        if part.length == len(data):
+            await self._write_part(data, part)
             return
         workers = asyncio.Semaphore(MAX_WORKERS)
         tasks: list[asyncio.Task[None]] = []
         try:
             while True:
-                part = data[at - offset : at - offset + count]
-                tasks.append(asyncio.create_task(self._write_limited(workers, part, host, allocation)))
-                at += count
+                piece = data[at - offset : at - offset + part.length]
+                tasks.append(asyncio.create_task(self._write_limited(workers, piece, part)))
+                at += part.length
                 if at == end:
                     break
-                host, count, allocation = await self._host_offset(at, end - at)
+                part = await self._place(at, end - at)
         finally:
             # Every part ends before the request does, also when one has failed.
             results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -199,109 +200,50 @@ class Qcow2(Node):
             if isinstance(result, BaseException):
                 raise result
 
-    async def _write_limited(
-        self, workers: asyncio.Semaphore, data: memoryview, host: int, allocation: Allocation | None
-    ) -> None:
+    async def _write_limited(self, workers: asyncio.Semaphore, data: memoryview, part: Part) -> None:
         async with workers:
-            await self._write_part(data, host, allocation)
+            await self._write_part(data, part)
 
-    async def _host_offset(self, offset: int, length: int) -> tuple[int, int, Allocation | None]:
-        """Where the first part of a write goes (QEMU: qcow2_alloc_host_offset).
-
-        Returns host offset and length of the part in bytes, and its allocation where the clusters are new. Waits for an
-        allocation in flight of the same clusters.
-        """
-        while True:
-            async with self._lock:
-                count, dependency = self._dependency(offset, length)
-                if dependency is None:
-                    return await self._host_offset_locked(offset, count)
-                done = asyncio.get_running_loop().create_future()
-                dependency.dependents.append(done)
-            await done
-
-    def _dependency(self, offset: int, length: int) -> tuple[int, Allocation | None]:
-        """How much of the write no allocation in flight touches, and whom to wait for if none (QEMU:
-        handle_dependencies).
-        """
-        size = self.header.cluster_size
-        for other in self.allocations:
-            start = other.guest_cluster * size
-            end = start + other.clusters * size
-            if offset + length <= start or offset >= end:
-                continue
-            if offset >= start:
-                return 0, other
-            length = start - offset
-        return length, None
-
-    async def _host_offset_locked(self, offset: int, length: int) -> tuple[int, int, Allocation | None]:
-        size = self.header.cluster_size
-        first, last = offset // size, -(-(offset + length) // size)
-        run = await self.mapping.run(first, last - first)
-        if run.host is not None and run.copied:
-            count = min(length, (first + run.clusters) * size - offset)
-            self.metadata.check(run.host, run.clusters * size)
-            return run.host + offset % size, count, None
-        if run.entry:
-            self.mapping.extent(run.entry, run.clusters)  # checked before anything is written
-        # The L2 table comes first, as in QEMU's get_cluster_table: linking needs no allocation then.
-        await self.mapping.table_for_write(first)
-        host, clusters = await self.refcounts.allocate(run.clusters)
-        count = min(length, (first + clusters) * size - offset)
-        allocation = Allocation(
-            guest_cluster=first,
-            clusters=clusters,
-            host=host,
-            guest_offset=offset,
-            head=offset % size,
-            tail=-(offset + count) % size,
-            replaced=run,
-        )
-        self.allocations.append(allocation)
-        return host + offset % size, count, allocation
-
-    async def _write_part(self, data: memoryview, host: int, allocation: Allocation | None) -> None:
+    async def _write_part(self, data: memoryview, part: Part) -> None:
         """Zero or copy what surrounds the data, write it, link the clusters (QEMU: qcow2_co_pwritev_task)."""
-        if allocation is None:
-            await self.file.pwritev(host, [data])
-            return
-        linked = False
+        waiting = list(part.allocations)
         try:
-            copied = bool(allocation.head or allocation.tail) and not await self._alloc_space(allocation)
+            # The last one first, as QEMU's list has them.
+            copied = [one for one in waiting[::-1] if (one.head or one.tail) and not await self._alloc_space(one)]
             if copied:
-                await self._write_merged(allocation, data)
+                await self._write_merged(part, copied, data)
             else:
-                await self.file.pwritev(host, [data])
-            async with self._lock:
-                await self.mapping.link(allocation.guest_cluster, allocation.host, allocation.clusters, copied=copied)
-                linked = True
-                if allocation.replaced.entry:
-                    await self.refcounts.free(*self.mapping.extent(allocation.replaced.entry, allocation.clusters))
+                await self.file.pwritev(part.host, [data])
+            while waiting:
+                async with self._lock:
+                    await self._link(waiting[0], copied=waiting[0] in copied)
+                    self._end(waiting.pop(0))
         finally:
-            try:
-                # The refcounts go back before anybody can see the allocation gone.
-                if not linked:
-                    async with self._lock:
-                        await self.refcounts.free(allocation.host, allocation.clusters, linked=False)
-            finally:
-                self.allocations.remove(allocation)
-                for dependent in allocation.dependents:
-                    if not dependent.done():
-                        dependent.set_result(None)
+            for allocation in waiting:
+                async with self._lock:
+                    await self._forget(allocation)
+
+    async def _link(self, allocation: Allocation, *, copied: bool) -> None:
+        """Map its clusters, and give back those that they replace (QEMU: qcow2_alloc_cluster_link_l2)."""
+        await self.mapping.link(allocation.guest_cluster, allocation.host, allocation.clusters, copied=copied)
+        for run in () if allocation.kept else allocation.replaced:
+            if run.entry:
+                await self.refcounts.free(*self.mapping.extent(run.entry, run.clusters))
 
     async def _alloc_space(self, allocation: Allocation) -> bool:
-        """Zero all new clusters with one zero-write, instead of writing zeroes around the data.
+        """Zero all its clusters with one zero-write, instead of writing zeroes around the data.
 
         QEMU: handle_alloc_space (c8bb23cbdbe32f, v4.1). Returns whether the copy-on-write can be skipped; a zero-write
         that would have to fall back (ENOTSUP, EAGAIN) means that it cannot.
         """
         if not self.file.strategy.uses_alloc_space(self.file) or not self._copies_only_zeroes(allocation):
             return False
+        size = self.header.cluster_size
+        within = allocation.guest_offset % size
+        start = within - allocation.head
+        end = within + allocation.length + allocation.tail
         try:
-            await self.file.pwrite_zeroes(
-                allocation.host, allocation.clusters * self.header.cluster_size, fallback=False
-            )
+            await self.file.pwrite_zeroes(allocation.host + start, end - start, fallback=False)
         except OSError as error:
             if error.errno in (errno.ENOTSUP, errno.EOPNOTSUPP, errno.EAGAIN):
                 return False
@@ -310,29 +252,44 @@ class Qcow2(Node):
 
     def _copies_only_zeroes(self, allocation: Allocation) -> bool:
         """Whether everything around the data is known to be zero (QEMU: is_zero_cow)."""
-        if allocation.replaced.zero:
-            return True
-        if allocation.replaced.entry:
-            return False
-        if self.backing is None:
-            return True
-        start = allocation.guest_cluster * self.header.cluster_size
-        return self.backing.known_zero(start, allocation.clusters * self.header.cluster_size)
+        end = allocation.guest_offset + allocation.length
+        head = self._known_zero(allocation.replaced[0], allocation.guest_offset - allocation.head, allocation.head)
+        return head and self._known_zero(allocation.replaced[-1], end, allocation.tail)
 
-    async def _write_merged(self, allocation: Allocation, data: memoryview) -> None:
-        """Copy-on-write and guest data in one write (QEMU: merge_cow, perform_cow)."""
-        start = allocation.guest_cluster * self.header.cluster_size
-        head = tail = b""
-        if allocation.head:
-            head = await self._read_old(allocation, start, allocation.head)
-        if allocation.tail:
-            tail = await self._read_old(allocation, allocation.guest_offset + len(data), allocation.tail)
-        await self.file.pwritev(allocation.host, [head, data, tail])
+    def _known_zero(self, run: Run, offset: int, length: int) -> bool:
+        if not length or run.zero:
+            return True
+        return not run.entry and (self.backing is None or self.backing.known_zero(offset, length))
+
+    async def _write_merged(self, part: Part, copied: list[Allocation], data: memoryview) -> None:
+        """Copy-on-write and guest data, in one write where they touch (QEMU: merge_cow, perform_cow)."""
+        pieces: list[Buffer] = [data]
+        start = part.host
+        for allocation in copied:
+            head = await self._read_old(allocation, allocation.guest_offset - allocation.head, allocation.head)
+            tail = await self._read_old(allocation, allocation.guest_offset + allocation.length, allocation.tail)
+            at = allocation.host + allocation.guest_offset % self.header.cluster_size
+            if at == part.host:
+                start -= len(head)
+                pieces.insert(0, head)
+            elif head:
+                await self.file.pwritev(at - len(head), [head])
+            if at + allocation.length == part.host + part.length:
+                pieces.append(tail)
+            elif tail:
+                await self.file.pwritev(at + allocation.length, [tail])
+        await self.file.pwritev(start, pieces)
 
     async def _read_old(self, allocation: Allocation, offset: int, length: int) -> bytes:
-        run = allocation.replaced
-        within = offset - allocation.guest_cluster * self.header.cluster_size
-        return await self._read_run(run, offset, length, (run.host or 0) + within)
+        if not length:
+            return b""
+        size = self.header.cluster_size
+        cluster = allocation.guest_cluster
+        for run in allocation.replaced:
+            if offset < (cluster + run.clusters) * size:
+                break
+            cluster += run.clusters
+        return await self._read_run(run, offset, length, (run.host or 0) + offset - cluster * size)
 
     # Zeroes and discards
 
@@ -354,12 +311,13 @@ class Qcow2(Node):
             cluster = at // size
             if at % size == 0 and (end - at >= size or end == self.length):
                 whole = -(-(end - at) // size) if end == self.length else (end - at) // size
-                async with self._lock:
-                    done = await self.mapping.zeroize(cluster, whole, unmap=unmap)
-                at = (cluster + done) * size
+                async with self._lock, self.mapping.holes():
+                    while whole:
+                        done = await self.mapping.zeroize(at // size, whole, unmap=unmap)
+                        at, whole = at + done * size, whole - done
                 continue
             count = min(end, (cluster + 1) * size) - at
-            async with self._lock:
+            async with self._lock, self.mapping.holes():
                 zero = await self._reads_as_zero(cluster)
                 if zero:
                     await self.mapping.zeroize(cluster, 1, unmap=unmap)
@@ -394,8 +352,8 @@ class Qcow2(Node):
             await uninterrupted(self._discard_parts(first, last))
 
     async def _discard_parts(self, first: int, last: int) -> None:
-        while first < last:
-            async with self._lock:
+        async with self._lock, self.mapping.holes():
+            while first < last:
                 first += await self.mapping.discard(first, last - first, backed=self.backing is not None)
 
     # Making it stable

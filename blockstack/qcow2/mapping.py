@@ -4,6 +4,8 @@ L2 tables are cached, and written after the refcounts they rely on; a new table 
 points to it. Everything here runs under the image's metadata lock.
 """
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,8 +37,8 @@ class Run:
 
     clusters: int
     host: int | None
-    zero: bool = False
-    copied: bool = False  # refcount 1: may be written in place
+    zero: bool = False  # reads as zeroes; `entry` may have a host cluster all the same
+    copied: bool = False  # has a host cluster of refcount 1: may be written in place
     entry: int = 0  # the first one's L2 entry, where a write has to replace something; 0: nothing is there
 
 
@@ -59,6 +61,8 @@ class Mapping:
         self._l1: npt.NDArray[np.uint64] = np.zeros(0, dtype=np.uint64)
         self._cache = cache
         self._dirty_bit = dirty_bit
+        self._unused: list[tuple[int, int]] = []
+        """Host offset and number of clusters that nobody uses any more, as the guest wanted (QEMU: s->discards)."""
 
     async def load(self) -> None:
         """Read the L1 table. Raises ImageError where it points to impossible places."""
@@ -174,7 +178,7 @@ class Mapping:
             if self._header.version < 3:
                 raise ImageError(f"guest cluster {guest_cluster} is a zero cluster, which version 2 does not have")
             # One at a time: each may have a host cluster of its own to give back.
-            return Run(1, None, zero=True, entry=head if host else 0)
+            return Run(1, None, zero=True, copied=bool(host and head & OFLAG_COPIED), entry=head if host else 0)
         if not host:
             # Other bits say nothing without an offset: an entry of COPIED alone is unallocated, too.
             used = np.nonzero(entries & np.uint64(OFFSET_MASK | OFLAG_ZERO | OFLAG_COMPRESSED))[0]
@@ -205,7 +209,7 @@ class Mapping:
         They read as zeroes afterwards: by the zero flag in version 3; version 2 has none, and must not be `backed`.
         `full`: nothing at all is left, not even the flag.
         """
-        if not backed and await self.table(guest_cluster) is None:
+        if full and await self.table(guest_cluster) is None:
             return min(limit, self._header.l2_entries - guest_cluster % self._header.l2_entries)
         table, first, count = await self._part(guest_cluster, limit)
         freed: list[tuple[int, int]] = []
@@ -241,7 +245,32 @@ class Mapping:
             if index + 1 < len(extents) and extents[index + 1][0] == offset + count * size:
                 extents[index + 1] = offset, count + extents[index + 1][1]
             else:
-                await self._refcounts.free(offset, count)
+                for unused, clusters in await self._refcounts.free(offset, count):
+                    self._note_unused(unused, clusters)
+
+    def _note_unused(self, offset: int, count: int) -> None:
+        """Neighbours become one hole (QEMU: update_refcount_discard)."""
+        size = self._header.cluster_size
+        for other in self._unused:
+            if offset + count * size == other[0] or other[0] + other[1] * size == offset:
+                self._unused.remove(other)
+                offset, count = min(offset, other[0]), count + other[1]
+                break
+        self._unused.append((offset, count))
+
+    @asynccontextmanager
+    async def holes(self) -> AsyncIterator[None]:
+        """Around `zeroize` and `discard`, under the lock: make holes of what was given back before anybody can have it.
+
+        QEMU: qcow2_process_discards, which ignores errors, too: a discard is optional.
+        """
+        try:
+            yield
+            for offset, count in self._unused:
+                with suppress(OSError):
+                    await self._file.pdiscard(offset, count * self._header.cluster_size)
+        finally:
+            self._unused.clear()
 
     def extent(self, entry: int, clusters: int) -> tuple[int, int]:
         """Host offset and number of the clusters that `entry`, the first of `clusters`, refers to.

@@ -72,29 +72,49 @@ class Refcounts:
         return offsets
 
     async def allocate(self, count: int) -> tuple[int, int]:
-        """Take up to `count` contiguous free clusters, at least one. Returns their host offset and number.
+        """Take `count` contiguous free clusters, fewer only at the end of a refcount block. Returns their host offset
+        and number.
 
-        Raises OSError, and ImageError where a cluster counted as free holds metadata.
+        Smaller gaps on the way are passed over (QEMU: alloc_clusters_noref). Raises OSError, and ImageError where a
+        cluster counted as free holds metadata.
         """
         while True:
-            start = await self._first_free()
+            start, found = await self._first_free(count)
             index = start // self._per_block
             block = await self._block(index)
             if block is not None:
                 break
             # Making a refcount block takes clusters, and growing the table gives some back: look again.
             await self._need_block(index)
-        within = start % self._per_block
-        used = np.flatnonzero(block.entries[within : within + count])
-        found = int(used[0]) if len(used) else min(count, self._per_block - within)
         size = self._header.cluster_size
         if (start + found) * size >= _MAX_CLUSTER_OFFSET:
             raise OSError(errno.EFBIG, "the image file is full")
-        self._metadata.check(start * size, found * size)
-        block.entries[within : within + found] = 1
-        block.dirty = True
+        self._use(block, start, found)
         self._free_from = start + found
         return start * size, found
+
+    async def allocate_at(self, offset: int, count: int) -> int:
+        """Take up to `count` free clusters from host offset `offset` on, those of one refcount block (QEMU:
+        qcow2_alloc_clusters_at). Returns how many. Raises as `allocate`.
+        """
+        start = offset // self._header.cluster_size
+        block = await self._block(start // self._per_block)
+        if block is None or offset + count * self._header.cluster_size >= _MAX_CLUSTER_OFFSET:
+            return 0
+        within = start % self._per_block
+        free = block.entries[within : within + count] == 0
+        found = len(free) if free.all() else int(np.argmin(free))
+        if found:
+            self._use(block, start, found)
+        return found
+
+    def _use(self, block: Table, start: int, count: int) -> None:
+        """Count a first reference to `count` clusters of `block`."""
+        size = self._header.cluster_size
+        self._metadata.check(start * size, count * size)
+        within = start % self._per_block
+        block.entries[within : within + count] = 1
+        block.dirty = True
 
     async def allocate_all(self, count: int) -> int:
         """Take `count` contiguous clusters; their host offset. Raises OSError, EFBIG for more than a refcount block of
@@ -127,24 +147,28 @@ class Refcounts:
                 return (int(index) * self._per_block + int(used[-1]) + 1) * self._header.cluster_size
         return 0
 
-    async def _first_free(self) -> int:
-        """The first cluster with refcount 0."""
+    async def _first_free(self, count: int) -> tuple[int, int]:
+        """The first `count` neighbours with refcount 0, or those at the end of a block; they, and how many."""
         index, within = divmod(self._free_from, self._per_block)
         while (block := await self._block(index)) is not None:
-            within = _first_zero(block.entries, within)
-            if within < self._per_block:
-                break
+            while (within := _first_zero(block.entries, within)) < self._per_block:
+                used = np.flatnonzero(block.entries[within : within + count])
+                if not len(used):
+                    return index * self._per_block + within, min(count, self._per_block - within)
+                within += int(used[0]) + 1
             index, within = index + 1, 0
-        self._free_from = index * self._per_block + within
-        return self._free_from
+        return index * self._per_block + within, 0
 
-    async def free(self, offset: int, count: int, *, linked: bool = True) -> None:
-        """Give `count` clusters at host offset `offset` back (QEMU: update_refcount).
+    async def free(self, offset: int, count: int, *, linked: bool = True) -> list[tuple[int, int]]:
+        """Give `count` clusters at host offset `offset` back (QEMU: update_refcount). Returns those that nobody uses
+        any more: host offset and number.
 
         No refcount falls on the disk before the L2 tables that no longer refer to the clusters are there, unless none
         ever did (not `linked`). Raises ImageError where one is free already, OSError.
         """
-        first, end = offset // self._header.cluster_size, offset // self._header.cluster_size + count
+        size = self._header.cluster_size
+        first, end = offset // size, offset // size + count
+        free: list[tuple[int, int]] = []
         while first < end:
             index, within = divmod(first, self._per_block)
             clusters = min(end - first, self._per_block - within)
@@ -159,7 +183,9 @@ class Refcounts:
             unused = np.flatnonzero(references == 0)
             if len(unused):
                 self._free_from = min(self._free_from, first + int(unused[0]))
+                free += [((first + int(run[0])) * size, len(run)) for run in _runs(unused)]
             first += clusters
+        return free
 
     async def put(self, offset: int, references: int) -> None:
         """Say how many references the cluster at host offset `offset` has; its block must be there."""
@@ -305,3 +331,8 @@ class Refcounts:
         await self._file.pwritev(TABLE_POINTER, [pointer], metadata=True)
         await self._file.flush()
         header.refcount_table_offset, header.refcount_table_clusters = offset, clusters
+
+
+def _runs(numbers: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+    """Ascending numbers, cut where one is left out."""
+    return np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1)

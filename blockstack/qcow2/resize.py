@@ -62,7 +62,7 @@ async def _grow(image: "Qcow2", length: int) -> None:
         return
     first, end = aligned // size, -(-length // size)
     while first < end:
-        async with image._lock:
+        async with image._lock, image.mapping.holes():
             first += await image.mapping.zeroize(first, end - first, unmap=False)
 
 
@@ -75,7 +75,7 @@ async def _cut(image: "Qcow2", length: int) -> None:
     size = image.header.cluster_size
     first, end = -(-length // size), -(-image.length // size)
     while first < end:
-        async with image._lock:
+        async with image._lock, image.mapping.holes():
             first += await image.mapping.discard(first, end - first, backed=False, full=True)
     await image._flush_caches()
     async with image._lock:

@@ -225,7 +225,7 @@ def test_dependents_wake_even_if_the_clusters_cannot_be_freed(tmp_path: Path, ho
             await disk.pwritev(0, [b"a"])
             real = node.refcounts.free
 
-            async def broken(offset: int, count: int, *, linked: bool = True) -> None:
+            async def broken(offset: int, count: int, *, linked: bool = True) -> list[tuple[int, int]]:
                 node.refcounts.free = real  # type: ignore[method-assign]
                 raise OSError(errno.EIO, "cannot free")
 
