@@ -27,6 +27,8 @@ MAX_REFTABLE_BYTES = 8 << 20
 """QEMU: QCOW_MAX_REFTABLE_SIZE."""
 MAX_REFCOUNT_ORDER = 6
 """Refcounts of 2^6 = 64 bits are the widest."""
+COMPRESSION = {0: "zlib", 1: "zstd"}
+"""QEMU: Qcow2CompressionType."""
 MAX_BACKING_NAME = 1023
 """QEMU refuses longer names ("Backing file name too long")."""
 
@@ -36,14 +38,18 @@ OFLAG_ZERO = 1
 OFFSET_MASK = 0x00FFFFFFFFFFFE00
 """Bits 9 to 55 of an L1 or L2 entry: the host offset in bytes."""
 
+INCOMPAT_COMPRESSION = 1 << 3
+"""The compression type is another than zlib, and the header has a field for it."""
+
+_SUPPORTED = INCOMPAT_DIRTY | INCOMPAT_COMPRESSION
 _INCOMPATIBLE = {
     1: "the image is marked corrupt",
     2: "an external data file is not supported",
-    3: "zstd compression is not supported",
     4: "extended L2 entries (subclusters) are not supported",
 }
 _V2 = struct.Struct(">4sIQIIQIIQQIIQ")
 _V3_TAIL = struct.Struct(">QQQII")
+_COMPRESSION_TYPE = 104  # offset of one byte
 _EXTENSION = struct.Struct(">II")
 _EXTENSION_END = 0
 _EXTENSION_BACKING_FORMAT = 0xE2792ACA
@@ -68,6 +74,7 @@ class Header:
     snapshots_offset: int = 0
     incompatible: int = 0
     compatible: int = 0
+    compression: str = "zlib"
 
     @property
     def dirty(self) -> bool:
@@ -189,6 +196,7 @@ class Header:
             snapshots_offset=snapshots_offset,
             incompatible=incompatible,
             compatible=compatible,
+            compression=_compression(data, header_length, incompatible),
         )
         header.backing_format = _backing_format(data, header_length, backing_offset)
         if backing_offset:
@@ -225,9 +233,19 @@ class Header:
                 raise ImageError(f"the {what} lies beyond the largest file")
 
 
+def _compression(data: bytes, header_length: int, incompatible: int) -> str:
+    """The type of compressed clusters (QEMU: validate_compression_type)."""
+    kind = data[_COMPRESSION_TYPE] if header_length > _COMPRESSION_TYPE < len(data) else 0
+    if kind not in COMPRESSION:
+        raise ImageError(f"unknown compression type {kind}")
+    if bool(kind) != bool(incompatible & INCOMPAT_COMPRESSION):
+        raise ImageError(f"compression type {COMPRESSION[kind]} contradicts the incompatible features")
+    return COMPRESSION[kind]
+
+
 def _refuse_features(incompatible: int) -> None:
     for bit in range(64):
-        if incompatible & ~INCOMPAT_DIRTY & 1 << bit:
+        if (incompatible & ~_SUPPORTED) >> bit & 1:
             raise ImageError(_INCOMPATIBLE.get(bit, f"unknown incompatible feature (bit {bit})"))
 
 

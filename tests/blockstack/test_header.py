@@ -84,7 +84,7 @@ def test_truncated_anywhere(image: Path) -> None:
         ("backing_offset", 1 << 40, "outside of the header cluster"),
         ("incompatible", 2, "marked corrupt"),
         ("incompatible", 4, "external data file"),
-        ("incompatible", 8, "zstd"),
+        ("incompatible", 8, "compression type zlib contradicts"),
         ("incompatible", 16, "subclusters"),
         ("incompatible", 1 << 40, r"unknown incompatible feature \(bit 40\)"),
         ("refcount_order", 7, "1 to 64"),

@@ -97,44 +97,6 @@ def test_bitmaps_of_qemu_are_no_longer_trusted(tmp_path: Path, how: How) -> None
     check(image, leaks=10)
 
 
-@pytest.mark.parametrize("cluster_size", [512, 65536, 2 << 20])
-def test_compressed_clusters_are_read_and_replaced(tmp_path: Path, how: How, cluster_size: int) -> None:
-    raw, image = tmp_path / "raw", tmp_path / "image"
-    content = b"".join(payload(at % 7, 300) * 70 for at in range(200))
-    raw.write_bytes(content.ljust(-(-len(content) // 512) * 512, b"\0"))
-    qemu_img("convert", "-c", "-f", "raw", "-O", "qcow2", "-o", f"cluster_size={cluster_size}", raw, image)
-
-    async def main() -> bytes:
-        async with blockstack.open(image, discard=True, **how) as disk:
-            guest = Guest(disk, raw.read_bytes())
-            await guest.verify()
-            await guest.write(100, payload(1, 70_000))
-            await guest.write(1_000_001, payload(2, 3))
-            await guest.zero(2_000_000, 300_000)
-            await guest.verify()
-        return bytes(guest.content)
-
-    expected = run(main())
-    check(image)
-    assert convert(image) == expected
-
-
-def test_a_damaged_compressed_cluster(tmp_path: Path, how: How) -> None:
-    raw, image = tmp_path / "raw", tmp_path / "image"
-    raw.write_bytes(b"c" * 65536)
-    qemu_img("convert", "-c", "-f", "raw", "-O", "qcow2", raw, image)
-    spoilt = bytearray(image.read_bytes())
-    spoilt[5 * 65536 : 5 * 65536 + 64] = b"\xff" * 64
-    image.write_bytes(spoilt)
-
-    async def main() -> None:
-        async with blockstack.open(image, **how) as disk:
-            with pytest.raises(blockstack.ImageError, match="damaged"):
-                await disk.preadv(0, 1)
-
-    run(main())
-
-
 @pytest.mark.parametrize("options", ["compat=1.1,refcount_bits=4", "compat=0.10", "compat=1.1,cluster_size=512"])
 def test_snapshots_stay_intact(tmp_path: Path, how: How, options: str) -> None:
     """Written, zeroed and discarded over two snapshots; both read as before, as qemu-img sees them."""
