@@ -5,9 +5,14 @@ import os
 from collections.abc import Callable
 
 import pytest
+from hypothesis import settings
 
 from tracer import host
 from tracer.vm import build, command
+
+# Machines are shared: how long one example takes says nothing.
+settings.register_profile("shared", deadline=None)
+settings.load_profile("shared")
 
 
 @functools.cache

@@ -14,6 +14,7 @@ import jsonschema
 import pytest
 
 from blockstack.strategies import STRATEGIES
+from tests.tracer.begun import wait_until_begun
 from tests.tracer.verify.mutants import HELD_MUTANTS
 from tests.tracer.verify.schema import VERIFY
 from tests.tracer.verify.test_verify import EOFRACE, PROTECTING, eofrace, one_line
@@ -216,11 +217,12 @@ def test_without_privileges_it_is_refused() -> None:
 
 @pytest.mark.root
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("after", [0.5, 3.0, 5.2])
+@pytest.mark.parametrize("after", [0.1, 2.0, 4.5])
 def test_a_run_that_is_ended_leaves_nothing(number: signal.Signals, after: float, tmp_path: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     words = [*EOFRACE, "verify", "--held"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        wait_until_begun(process.pid)
         time.sleep(after)
         process.send_signal(number)
         _, stderr = process.communicate(timeout=60)

@@ -13,6 +13,7 @@ import duckdb
 import jsonschema
 import pytest
 
+from tests.tracer.begun import wait_until_begun
 from tests.tracer.verify.schema import VERIFY
 from tests.tracer.verify.test_verify import EOFRACE, PROTECTING, cells, eofrace
 from tracer import trace
@@ -86,7 +87,7 @@ def test_the_traces_are_whole(run: tuple[dict[str, Any], Any, Path]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("after", [0.3, 1.2, 4.0])
+@pytest.mark.parametrize("after", [0.05, 0.8, 3.5])
 def test_a_run_that_is_ended_leaves_nothing(number: signal.Signals, after: float, tmp_path: Path) -> None:
     before = machine_state()
     images = tmp_path / "images"
@@ -94,6 +95,7 @@ def test_a_run_that_is_ended_leaves_nothing(number: signal.Signals, after: float
     environment = {**os.environ, "TMPDIR": str(images)}
     words = [*EOFRACE, "verify", "--evidence", "kernel", "-o", str(tmp_path / "out")]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        wait_until_begun(process.pid)
         time.sleep(after)
         process.send_signal(number)
         _, stderr = process.communicate(timeout=60)
