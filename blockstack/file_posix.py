@@ -160,8 +160,8 @@ class FilePosix(Node):
         """Make a hole of the whole blocks in a range, where the file was opened so and the file system can (QEMU:
         raw_co_pdiscard). Raises OSError.
         """
-        await super().pdiscard(offset, min(length, self.length - offset))
-        start, end = self._align_inwards(offset, min(offset + length, self.length))
+        await super().pdiscard(offset, length)
+        start, end = self._align_inwards(offset, offset + length)
         if not (self._discard and self._has_discard) or start >= end:
             return
         with self.tracker.track(TrackedRequest(start, end - start, RequestType.DISCARD)) as request:

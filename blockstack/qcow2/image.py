@@ -257,7 +257,11 @@ class Qcow2(Placing):
         return head and self._known_zero(allocation.replaced[-1], end, allocation.tail)
 
     def _known_zero(self, run: Run, offset: int, length: int) -> bool:
-        if not length or run.zero:
+        if not length:
+            return True
+        if offset + length > self.length:
+            return False  # nobody says so of what lies behind the disk's end (QEMU: bdrv_co_is_zero_fast)
+        if run.zero:
             return True
         return not run.entry and (self.backing is None or self.backing.known_zero(offset, length))
 

@@ -268,7 +268,9 @@ class Mapping:
             yield
             for offset, count in self._unused:
                 with suppress(OSError):
-                    await self._file.pdiscard(offset, count * self._header.cluster_size)
+                    end = min(offset + count * self._header.cluster_size, self._file.length)
+                    if offset < end:
+                        await self._file.pdiscard(offset, end - offset)
         finally:
             self._unused.clear()
 

@@ -133,6 +133,7 @@ def test_refcounts_made_from_nothing(tmp_path: Path, bits: int, cluster_size: in
 
         async def offsets() -> list[int]:
             async with blockstack.open(image, read_only=True, **BUFFERED) as disk:
+                await qcow2_node(disk).refcounts.load()
                 return [int(offset) for offset in qcow2_node(disk).refcounts.block_offsets]
 
         blocks = run(offsets())

@@ -1,6 +1,6 @@
 """One I/O of a history fails, whichever: the caller is told, later requests work, and the image is consistent.
 
-Reads, writes, fallocates and flushes of the file are counted from the image's opening on. The first 40 of them by
+Reads, writes, fallocates and flushes of the file are counted from the image's opening on. The first 44 of them by
 default; more, and in every engine, for a nightly run: EOFRACE_NTH=400 pytest tests/blockstack/test_nth_error.py
 """
 
@@ -25,7 +25,7 @@ from tests.fuzz.layout import Layout
 
 pytestmark = [needs_qemu, pytest.mark.usefixtures("direct")]
 
-NTH = int(os.environ.get("EOFRACE_NTH", "40"))
+NTH = int(os.environ.get("EOFRACE_NTH", "44"))
 CLUSTER = 512
 SIZE = 1 << 20
 OLD, OLD_CLUSTERS = 450_048, 225
@@ -208,9 +208,9 @@ def test_one_io_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, aio: str)
     path = tmp_path / "image"
     names = reference(path, monkeypatch, aio)[:NTH]
     # One engine takes them all; the others see that an error is one there, too.
-    tried = range(0, len(names), 1 if NTH > 40 or aio == "native" else 6)
+    tried = range(0, len(names), 1 if NTH > 44 or aio == "native" else 6)
     for nth in tried:
-        for code in (errno.EIO, errno.ENOSPC)[:: 1 if nth % 2 else -1][: 2 if NTH > 40 else 1]:
+        for code in (errno.EIO, errno.ENOSPC)[:: 1 if nth % 2 else -1][: 2 if NTH > 44 else 1]:
             fault = Fault(nth, code)
             model = lived(path, monkeypatch, aio, fault)
             assert fault.hit is not None

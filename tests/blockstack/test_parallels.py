@@ -176,7 +176,7 @@ def test_whoever_would_write_behind_a_zero_write_waits_for_it(tmp_path: Path, ho
         await disk.pwritev(0, [b"a" * 512])
         image = disk.node
         assert isinstance(image, Parallels)
-        await image.file.truncate(image.data_end)  # nothing is left of what was allocated ahead
+        await image.file.truncate(image.data_end, shrink=True)  # nothing is left of what was allocated ahead
         stand = asyncio.Event()
         zeroing = asyncio.Event()
         original = image.file.pwrite_zeroes
