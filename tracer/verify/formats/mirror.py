@@ -120,6 +120,7 @@ class MirrorToQcow2(MirrorToRaw):
 
     case = "qcow2"
     image_format = "qcow2"
+    untouched = 3
     _full, _partial = 0.35, 0.5
 
     async def _make_target(self, stage: Stage) -> None:
@@ -146,6 +147,7 @@ class MirrorToLargeClusters(MirrorToQcow2):
     """To clusters larger than the largest bit that QEMU chooses by itself, which is 64 KiB."""
 
     case = "qcow2-128k"
+    untouched = 7  # half the clusters, half the pairs
     _cluster_size = 131072
 
 
