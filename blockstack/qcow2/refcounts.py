@@ -68,6 +68,7 @@ class Refcounts:
     @property
     def block_offsets(self) -> npt.NDArray[np.uint64]:
         """Host offsets of the refcount blocks."""
+        assert len(self._table), "the refcount table was not loaded: it is for writing only"
         offsets: npt.NDArray[np.uint64] = self._table[self._table != 0]
         return offsets
 

@@ -217,6 +217,7 @@ async def _metadata(image: AnonymousFile) -> frozenset[int]:
     async with blockstack.open(image.path, "qcow2", read_only=True) as disk:
         node = disk.node
         assert isinstance(node, Qcow2)
+        await node.refcounts.load()
         header, size = node.header, node.header.cluster_size
         table = range(
             header.refcount_table_offset, header.refcount_table_offset + header.refcount_table_clusters * size
