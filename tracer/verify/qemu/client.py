@@ -9,7 +9,7 @@ import errno
 import importlib
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from blockstack.node import Buffer
@@ -79,7 +79,8 @@ class NbdDisk:
         """Shake hands. Raises UnsupportedError where QEMU ends instead, with its reason."""
         # libnbd closes the socket that it is given as soon as it breaks: what the loop watches has to be another.
         self._fd = self._daemon.connection.fileno()
-        self._handle.aio_connect_socket(os.dup(self._fd))
+        with suppress(self._nbd.Error):  # it has ended already: found out below, with its last words
+            self._handle.aio_connect_socket(os.dup(self._fd))
         self._loop.add_reader(self._fd, self._readable)
         self._watch()
         try:

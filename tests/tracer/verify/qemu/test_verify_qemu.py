@@ -23,7 +23,7 @@ from tracer.analysis.rules.post_eof_fallocate import RULE
 from tracer.errors import Status, UnsupportedError
 from tracer.operations import Op
 from tracer.verify.qemu.client import NbdDisk, connected
-from tracer.verify.qemu.daemon import NAME, builds, served
+from tracer.verify.qemu.daemon import NAME, Daemon, builds, served
 
 pytestmark = [
     pytest.mark.root,
@@ -111,6 +111,21 @@ def daemon_that(tmp_path: Path, does: str) -> Path:
     path.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exec {NAME} --version\n{does}\n')
     path.chmod(0o755)
     return path
+
+
+def test_a_qemu_that_is_gone_before_the_handshake(tmp_path: Path) -> None:
+    """Seen once on a busy machine: libnbd raises at the very first step, and not in the event loop."""
+    (build,) = builds((daemon_that(tmp_path, f"echo '{NAME}: it is too late' >&2; exit 1"),))
+
+    async def main(daemon: Daemon) -> None:
+        async with connected(daemon):
+            pass
+
+    with served(build, tmp_path / "image", aio="native", direct=False) as daemon:
+        while Path(f"/proc/{daemon.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            time.sleep(0.01)
+        with pytest.raises(UnsupportedError, match="it is too late"):
+            asyncio.run(main(daemon))
 
 
 def test_a_qemu_that_refuses_is_told_in_one_line(tmp_path: Path) -> None:
