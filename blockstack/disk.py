@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -95,6 +96,8 @@ async def create(
     refcount_bits: int = 16,
     backing_file: str | None = None,
     backing_format: str | None = None,
+    data_file: str | None = None,
+    data_file_raw: bool = False,
     lazy_refcounts: bool = False,
     preallocation: str = "off",
 ) -> None:
@@ -102,6 +105,8 @@ async def create(
 
     `cluster_size` None is QEMU's default: 64 KiB for qcow2, 1 MiB for parallels.
     `preallocation` is off, metadata (qcow2 only), falloc or full.
+    `data_file`: guest data goes to a file that is made anew, named relative to the image; `data_file_raw` keeps it
+    readable as a raw image.
     QEMU rounds the size of an existing image down: it would not see the guest's last bytes. Raises ImageError for
     impossible options, OSError from the file system.
     """
@@ -119,8 +124,15 @@ async def create(
             refcount_bits=refcount_bits,
             backing_file=backing_file,
             backing_format=backing_format,
+            data_file=data_file,
+            data_file_raw=data_file_raw,
             lazy_refcounts=lazy_refcounts,
         )
+        if data_file_raw and preallocation == "off":
+            # So that a raw file keeps what it holds whatever is done to the image (QEMU: qcow2_co_create).
+            preallocation = "metadata"
+    elif data_file is not None or data_file_raw:
+        raise ImageError(f"an image of format {format!r} has no external data file")
     elif backing_file is not None:
         raise ImageError(f"a backing file of a {format} image is not supported")
     elif format == "parallels":
@@ -157,6 +169,7 @@ async def open_disk(
     gate: Gate | None = None,
     probe: str | Path | None = None,
     discard: bool = False,
+    data_file: str | Path | None = None,
     l2_cache_size: int | None = None,
     refcount_cache_size: int | None = None,
     filters: Sequence[Callable[[Node], Node]] = (),
@@ -170,6 +183,7 @@ async def open_disk(
     `discard`: a guest's discards give clusters of qcow2 back, as holes, and punch holes into raw (QEMU: discard=unmap).
     `l2_cache_size` and `refcount_cache_size` are bytes of qcow2's metadata caches, None for QEMU's defaults: all L2
     tables of the disk, at most 32 MiB, and 4 refcount blocks.
+    `data_file`: the external data file, instead of the one that the image names. It is opened as the image is.
     `filters`: what stands between the disk and the format, the lowest first (blockstack.filters).
     Raises ImageError, OSError, ValueError for an unknown name or a `probe` that is none.
     """
@@ -182,8 +196,8 @@ async def open_disk(
     caches = CacheSizes(l2_cache_size, refcount_cache_size)
     _lookup("AIO engine", ENGINES, aio)
     _lookup("fallocate behaviour", BEHAVIOURS, fallocate)
-    file = FilePosix(
-        Path(filename),
+    open_file = partial(
+        FilePosix,
         aio=aio,
         strategy=strategy,
         read_only=read_only,
@@ -194,7 +208,10 @@ async def open_disk(
         gate=gate,
         discard=discard,
     )
-    node = await _open_format(Path(filename), file, format, read_only, depth=0, discard=discard, caches=caches)
+    file = open_file(Path(filename))
+    node = await _open_format(
+        Path(filename), file, format, open_file, depth=0, discard=discard, given_data_file=data_file, caches=caches
+    )
     try:
         for put_before in filters:
             node = put_before(node)
@@ -212,18 +229,23 @@ async def _open_format(
     path: Path,
     file: FilePosix,
     format: str | None,
-    read_only: bool,
+    open_file: Callable[..., FilePosix],
     depth: int,
     discard: bool = False,
+    given_data_file: str | Path | None = None,
     caches: CacheSizes = DEFAULT_SIZES,
 ) -> Node:
-    """The node for `format` on an open file node, which it owns from then on."""
+    """The node for `format` on an open file node, which it owns from then on; `open_file` opens another one like it."""
     backing: Node | None = None
+    data: FilePosix | None = None
+    read_only = file.read_only
     try:
         if format is not None and format not in FORMATS:
             raise ImageError(f"unknown image format {format!r}: {', '.join(FORMATS)}")
         head = await file.preadv(0, min(file.length, _HEADER_BYTES))
         format = format or _probed(head)
+        if given_data_file is not None and format != "qcow2":
+            raise ImageError(f"a {format} image has no external data file")
         if format == "parallels":
             return await parallels.Parallels.open(parallels.Header.parse(head, file.length), file, read_only=read_only)
         if format == "raw":
@@ -240,9 +262,16 @@ async def _open_format(
             header = await repair_dirty(header, file)
         if header.backing_file:
             backing = await _open_backing(path, file, header, depth)
-        return await qcow2.Qcow2.open(header, file, backing, read_only=read_only, discard=discard, caches=caches)
+        if (data_path := qcow2.data_path(path, header, given_data_file)) is not None:
+            data = open_file(data_path)
+            qcow2.refuse_shared(data, file, backing)
+        return await qcow2.Qcow2.open(
+            header, file, backing, read_only=read_only, discard=discard, data=data, caches=caches
+        )
     except BaseException:
         await file.close()
+        if data is not None:
+            await data.close()
         if backing is not None:
             await backing.close()
         raise
@@ -262,8 +291,8 @@ async def _open_backing(path: Path, file: FilePosix, header: qcow2.Header, depth
         # Probing would let the guest of a raw image choose which of the host's files is opened (CVE-2008-2004).
         raise ImageError(f"the format of the backing file is {header.backing_format or 'not recorded'}: qcow2 or raw")
     target = path.parent / (header.backing_file or "")
-    backing_file = FilePosix(target, aio="threads", strategy=file.strategy, read_only=True, direct=False)
-    return await _open_format(target, backing_file, header.backing_format, True, depth + 1)
+    open_file = partial(FilePosix, aio="threads", strategy=file.strategy, read_only=True, direct=False)
+    return await _open_format(target, open_file(target), header.backing_format, open_file, depth + 1)
 
 
 def _lookup(what: str, names: Mapping[str, T], name: str) -> T:

@@ -3,7 +3,8 @@ block/qcow2*.c).
 """
 
 from blockstack.qcow2.create import create
+from blockstack.qcow2.data_file import data_path, refuse_shared
 from blockstack.qcow2.header import Header
 from blockstack.qcow2.image import Qcow2
 
-__all__ = ["Header", "Qcow2", "create"]
+__all__ = ["Header", "Qcow2", "create", "data_path", "refuse_shared"]

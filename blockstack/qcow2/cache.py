@@ -6,7 +6,7 @@ Each cache may depend on the other one, never both at once: before it writes a t
 and flushes the file. All of it runs under the image's metadata lock.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -68,14 +68,22 @@ DEFAULT_SIZES: Final = CacheSizes()
 class Cache:
     """At most `limit` tables of one kind, each of which fills one cluster, by their index in the table above them.
 
-    A table that was got must not be changed behind an `await` of `add` to the same cache: it may be evicted there.
+    `barrier` makes stable what was written so far, where that is in more than `file`. A table that was got must not be
+    changed behind an `await` of `add` to the same cache: it may be evicted there.
     """
 
-    def __init__(self, file: Node, limit: int, pack: Callable[[Entries], bytes]) -> None:
+    def __init__(
+        self,
+        file: Node,
+        limit: int,
+        pack: Callable[[Entries], bytes],
+        barrier: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self.limit = limit
         self.depends_on_flush = False  # what the tables rely on is written, and not stable yet (COW)
         self._file = file
         self._pack = pack
+        self._barrier = barrier
         self._tables: dict[int, Table] = {}
         self._depends: Cache | None = None
 
@@ -126,7 +134,13 @@ class Cache:
     async def flush(self) -> None:
         """Write what is dirty and make it stable (QEMU: qcow2_cache_flush). Raises OSError."""
         await self.write()
-        await self._file.flush()
+        await self._make_stable()
+
+    async def _make_stable(self) -> None:
+        if self._barrier is None:
+            await self._file.flush()
+        else:
+            await self._barrier()
 
     async def _flush_dependency(self) -> None:
         assert self._depends is not None
@@ -139,7 +153,7 @@ class Cache:
         if self._depends is not None:
             await self._flush_dependency()
         elif self.depends_on_flush:
-            await self._file.flush()
+            await self._make_stable()
             self.depends_on_flush = False
         table.dirty = False
         try:

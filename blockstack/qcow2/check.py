@@ -153,7 +153,7 @@ class _Check:
 
     async def _count_l1(self, offset: int, entries: int, *, active: bool) -> None:
         self._count(offset, entries * 8)
-        for entry in await self._table(offset, entries):
+        for entry in await self._words(offset, entries):
             table = int(entry) & OFFSET_MASK
             if table:
                 self._count(table, self._size)
@@ -161,11 +161,18 @@ class _Check:
                 await self._count_l2(table, active)
 
     async def _count_l2(self, offset: int, active: bool) -> None:
-        for value in await self._table(offset, self._header.l2_entries):
+        words = await self._words(offset, self._size // 8)
+        for value in words[words != 0]:
             entry = int(value)
-            if entry & OFLAG_COMPRESSED:
+            if entry & OFLAG_COMPRESSED and self._header.external:
+                self._report.corruptions += 1
+            elif entry & OFLAG_COMPRESSED:
                 first, clusters = compressed.clusters(entry, self._header)
                 self._count(first, clusters * self._size)
+            elif self._header.external:
+                # Only metadata has refcounts.
+                if not entry & OFLAG_COPIED:
+                    self._report.corruptions += bool(entry & OFFSET_MASK and active)
             elif entry & OFFSET_MASK:
                 self._count(entry & OFFSET_MASK, self._size)
                 self._check_copied(entry, entry & OFFSET_MASK, active)
@@ -187,10 +194,8 @@ class _Check:
             self._report.corruptions += 1
         self.references[first:end] += np.uint32(1)
 
-    async def _table(self, offset: int, entries: int) -> npt.NDArray[np.uint64]:
+    async def _words(self, offset: int, entries: int) -> npt.NDArray[np.uint64]:
         length = entries * 8
         readable = max(0, min(length, self._file.length - offset))
         data = await self._file.preadv(offset, readable) if readable else b""
-        table = np.frombuffer(data.ljust(length, b"\0"), dtype=">u8").astype(np.uint64)
-        used: npt.NDArray[np.uint64] = table[table != 0]
-        return used
+        return np.frombuffer(data.ljust(length, b"\0"), dtype=">u8").astype(np.uint64)

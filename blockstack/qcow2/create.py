@@ -5,8 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
+from blockstack import raw
 from blockstack.errors import ImageError
-from blockstack.qcow2.header import COMPAT_LAZY_REFCOUNTS, MAX_L1_BYTES, Header
+from blockstack.qcow2.header import (
+    AUTOCLEAR_DATA_FILE_RAW,
+    COMPAT_LAZY_REFCOUNTS,
+    INCOMPAT_DATA_FILE,
+    MAX_L1_BYTES,
+    Header,
+)
 from blockstack.qcow2.widths import pack, refcount_dtype
 
 
@@ -19,6 +26,8 @@ def create(
     refcount_bits: int = 16,
     backing_file: str | None = None,
     backing_format: str | None = None,
+    data_file: str | None = None,
+    data_file_raw: bool = False,
     lazy_refcounts: bool = False,
 ) -> None:
     """Write an empty image of `size` bytes to `path`, over whatever the file holds; made with mode 0600 if missing.
@@ -40,6 +49,7 @@ def create(
     header = Header(version, cluster_size.bit_length() - 1, size, 0, 0, cluster_size, 1)
     header.refcount_order = refcount_bits.bit_length() - 1
     header.backing_file, header.backing_format = backing_file, backing_format
+    _set_data_file(header, data_file, data_file_raw)
     header.compatible = COMPAT_LAZY_REFCOUNTS if lazy_refcounts else 0
     header.l1_entries = header.l1_needed
     if header.l1_entries * 8 > MAX_L1_BYTES:
@@ -63,7 +73,9 @@ def create(
     refcounts[:used] = 1
     packed = header.pack()
     if len(packed) > cluster_size:
-        raise ImageError("the header does not fit into one cluster: shorten the name of the backing file")
+        raise ImageError("the header does not fit into one cluster: shorten the names of other files in it")
+    if data_file is not None:
+        _create_data_file(path.parent / data_file, path, size)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         os.ftruncate(fd, 0)
@@ -75,6 +87,26 @@ def create(
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _set_data_file(header: Header, name: str | None, is_raw: bool) -> None:
+    if name is None:
+        if is_raw:
+            raise ImageError("data_file_raw needs a data_file")
+        return
+    if header.version < 3:
+        raise ImageError("version 2 has no external data files: use version 3")
+    if is_raw and header.backing_file is not None:
+        raise ImageError("a backing file and data_file_raw cannot be used at the same time")
+    header.incompatible |= INCOMPAT_DATA_FILE
+    header.autoclear |= AUTOCLEAR_DATA_FILE_RAW if is_raw else 0
+    header.data_file = name
+
+
+def _create_data_file(path: Path, image: Path, size: int) -> None:
+    if (path.exists() and image.exists() and path.samefile(image)) or path == image:
+        raise ImageError("the data file is the image itself")
+    raw.create(path, size)
 
 
 def _pwrite_all(fd: int, data: bytes, offset: int) -> None:

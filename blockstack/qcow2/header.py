@@ -38,13 +38,20 @@ OFLAG_ZERO = 1
 OFFSET_MASK = 0x00FFFFFFFFFFFE00
 """Bits 9 to 55 of an L1 or L2 entry: the host offset in bytes."""
 
+INCOMPAT_DATA_FILE = 1 << 2
 INCOMPAT_COMPRESSION = 1 << 3
 """The compression type is another than zlib, and the header has a field for it."""
+INCOMPAT_EXTENDED_L2 = 1 << 4
+MIN_SUBCLUSTER = 512
+SUBCLUSTERS = 32
+"""Subclusters of a cluster with an extended L2 entry (QEMU: QCOW_EXTL2_SUBCLUSTERS_PER_CLUSTER)."""
 
-_SUPPORTED = INCOMPAT_DIRTY | INCOMPAT_COMPRESSION
+AUTOCLEAR_DATA_FILE_RAW = 1 << 1
+"""The external data file reads as the disk does, also for whom knows nothing of the image."""
+
+_SUPPORTED = INCOMPAT_DIRTY | INCOMPAT_DATA_FILE | INCOMPAT_COMPRESSION
 _INCOMPATIBLE = {
     1: "the image is marked corrupt",
-    2: "an external data file is not supported",
     4: "extended L2 entries (subclusters) are not supported",
 }
 _V2 = struct.Struct(">4sIQIIQIIQQIIQ")
@@ -53,6 +60,7 @@ _COMPRESSION_TYPE = 104  # offset of one byte
 _EXTENSION = struct.Struct(">II")
 _EXTENSION_END = 0
 _EXTENSION_BACKING_FORMAT = 0xE2792ACA
+_EXTENSION_DATA_FILE = 0x44415441
 
 
 @dataclass(slots=True)
@@ -75,6 +83,7 @@ class Header:
     incompatible: int = 0
     compatible: int = 0
     compression: str = "zlib"
+    data_file: str | None = None
 
     @property
     def dirty(self) -> bool:
@@ -87,6 +96,16 @@ class Header:
         return bool(self.compatible & COMPAT_LAZY_REFCOUNTS)
 
     @property
+    def external(self) -> bool:
+        """Whether guest data lies in an external data file (QEMU: has_data_file)."""
+        return bool(self.incompatible & INCOMPAT_DATA_FILE)
+
+    @property
+    def data_file_raw(self) -> bool:
+        """Whether that is kept readable as a raw image (QEMU: data_file_is_raw)."""
+        return bool(self.autoclear & AUTOCLEAR_DATA_FILE_RAW)
+
+    @property
     def cluster_size(self) -> int:
         """Bytes of a cluster."""
         return 1 << self.cluster_bits
@@ -94,7 +113,17 @@ class Header:
     @property
     def l2_entries(self) -> int:
         """Entries of one L2 table, which fills one cluster."""
-        return self.cluster_size // 8
+        return self.cluster_size // (16 if self.extended_l2 else 8)
+
+    @property
+    def extended_l2(self) -> bool:
+        """Whether L2 entries have a bitmap of subclusters (QEMU: has_subclusters)."""
+        return bool(self.incompatible & INCOMPAT_EXTENDED_L2)
+
+    @property
+    def subcluster_size(self) -> int:
+        """Bytes of a subcluster, where there are some."""
+        return self.cluster_size // SUBCLUSTERS
 
     @property
     def refcounts_per_block(self) -> int:
@@ -110,10 +139,9 @@ class Header:
         """The header with its extensions and the backing file name, as at offset 0 of the image."""
         extensions = b""
         if self.backing_format is not None:
-            name = self.backing_format.encode()
-            extensions += _EXTENSION.pack(_EXTENSION_BACKING_FORMAT, len(name)) + name.ljust(
-                -(-len(name) // 8) * 8, b"\0"
-            )
+            extensions += _extension(_EXTENSION_BACKING_FORMAT, self.backing_format.encode())
+        if self.data_file is not None:
+            extensions += _extension(_EXTENSION_DATA_FILE, self.data_file.encode("utf-8", "surrogateescape"))
         extensions += _EXTENSION.pack(_EXTENSION_END, 0)
         backing = (self.backing_file or "").encode("utf-8", "surrogateescape")
         if len(backing) > MAX_BACKING_NAME:
@@ -121,7 +149,7 @@ class Header:
         tail = (
             b""
             if self.version < 3
-            else _V3_TAIL.pack(self.incompatible, self.compatible, 0, self.refcount_order, V3_LENGTH)
+            else _V3_TAIL.pack(self.incompatible, self.compatible, self.autoclear, self.refcount_order, V3_LENGTH)
         )
         backing_offset = V2_LENGTH + len(tail) + len(extensions) if backing else 0
         return (
@@ -198,20 +226,24 @@ class Header:
             compatible=compatible,
             compression=_compression(data, header_length, incompatible),
         )
-        header.backing_format = _backing_format(data, header_length, backing_offset)
+        extensions = _extensions(data, header_length, backing_offset)
+        if (backing_format := extensions.get(_EXTENSION_BACKING_FORMAT)) is not None:
+            header.backing_format = backing_format.decode("ascii", "replace")
+        if (data_file := extensions.get(_EXTENSION_DATA_FILE)) is not None:
+            header.data_file = _file_name("data file", data_file)
         if backing_offset:
             if backing_length > MAX_BACKING_NAME or backing_offset + backing_length > min(
                 len(data), header.cluster_size
             ):
                 raise ImageError("the name of the backing file lies outside of the header cluster")
             name = data[backing_offset : backing_offset + backing_length]
-            if b"\0" in name:
-                raise ImageError("the name of the backing file has a NUL in it")
-            header.backing_file = name.decode("utf-8", "surrogateescape")
+            header.backing_file = _file_name("backing file", name)
         header._validate(file_length)
         return header
 
     def _validate(self, file_length: int) -> None:
+        if self.extended_l2 and self.subcluster_size < MIN_SUBCLUSTER:
+            raise ImageError("extended L2 entries need clusters of at least 16 KiB")
         if self.size > 2**63 - 1 - self.cluster_size:
             raise ImageError("the disk size overflows")
         if self.l1_entries * 8 > MAX_L1_BYTES:
@@ -249,16 +281,27 @@ def _refuse_features(incompatible: int) -> None:
             raise ImageError(_INCOMPATIBLE.get(bit, f"unknown incompatible feature (bit {bit})"))
 
 
-def _backing_format(data: bytes, at: int, end: int) -> str | None:
+def _file_name(what: str, name: bytes) -> str:
+    if b"\0" in name:
+        raise ImageError(f"the name of the {what} has a NUL in it")
+    return name.decode("utf-8", "surrogateescape")
+
+
+def _extension(kind: int, data: bytes) -> bytes:
+    return _EXTENSION.pack(kind, len(data)) + data.ljust(-(-len(data) // 8) * 8, b"\0")
+
+
+def _extensions(data: bytes, at: int, end: int) -> dict[int, bytes]:
+    """The header's extensions by their kind (QEMU: qcow2_read_extensions)."""
+    found: dict[int, bytes] = {}
     end = end or len(data)
     while at + _EXTENSION.size <= min(end, len(data)):
         kind, length = _EXTENSION.unpack_from(data, at)
         at += _EXTENSION.size
         if kind == _EXTENSION_END:
-            return None
+            break
         if length > end - at:
             raise ImageError("a header extension is longer than the header")
-        if kind == _EXTENSION_BACKING_FORMAT:
-            return data[at : at + length].decode("ascii", "replace")
+        found[kind] = data[at : at + length]
         at += -(-length // 8) * 8
-    return None
+    return found

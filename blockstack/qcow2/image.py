@@ -4,7 +4,7 @@ block/qcow2-cluster.c).
 
 import asyncio
 import errno
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from blockstack.block_status import BlockStatus
 from blockstack.errors import ImageError
@@ -14,24 +14,27 @@ from blockstack.node import Buffer, Node
 from blockstack.qcow2 import compressed, snapshots
 from blockstack.qcow2.allocation import Allocation, Part
 from blockstack.qcow2.cache import DEFAULT_SIZES, Cache, CacheSizes
-from blockstack.qcow2.header import AUTOCLEAR, MAX_CHAIN_L1_BYTES, Header
+from blockstack.qcow2.data_file import DataClusters, ExternalClusters, OwnClusters
+from blockstack.qcow2.header import AUTOCLEAR, AUTOCLEAR_DATA_FILE_RAW, MAX_CHAIN_L1_BYTES, Header
 from blockstack.qcow2.lazy import DirtyBit
 from blockstack.qcow2.mapping import Mapping, Run, pack_l2
 from blockstack.qcow2.overlap import MetadataMap
-from blockstack.qcow2.placing import Placing
 from blockstack.qcow2.refcounts import Refcounts
 from blockstack.qcow2.resize import resize
 from blockstack.qcow2.snapshots import Snapshot
 from blockstack.qcow2.widths import pack
-from blockstack.requests import RequestType, TrackedRequest
+from blockstack.qcow2.zeroing import Zeroing
+from blockstack.requests import TrackedRequest
 from blockstack.settled import uninterrupted
 
 MAX_WORKERS = 8
 """Parts of one guest request that run at the same time (QEMU: QCOW2_MAX_WORKERS)."""
 
 
-class Qcow2(Placing):
-    """An open qcow2 image over a file node, and possibly a backing node."""
+class Qcow2(Zeroing):
+    """An open qcow2 image over a file node, and possibly a backing node and an external data file's."""
+
+    mapping_class: type[Mapping] = Mapping
 
     def __init__(
         self,
@@ -41,6 +44,7 @@ class Qcow2(Placing):
         *,
         read_only: bool,
         discard: bool = False,
+        data: FilePosix | None = None,
         caches: CacheSizes = DEFAULT_SIZES,
     ) -> None:
         super().__init__(header.size, read_only=read_only)
@@ -53,10 +57,18 @@ class Qcow2(Placing):
         self.metadata = MetadataMap(header)
         self._cache_sizes = caches
         self.dirty_bit = DirtyBit(header, file, read_only=read_only)
-        self._l2_cache = Cache(file, caches.l2_tables(header), pack_l2)
-        blocks = Cache(file, caches.refcount_blocks(header), lambda block: pack(block, header.refcount_order))
+        self.data = data or file  # where guest data is (QEMU: data_file)
+        # What a table points to may lie in another file.
+        barrier = self._barrier if header.external else None
+        self._l2_cache = Cache(file, caches.l2_tables(header), pack_l2, barrier)
+        blocks = Cache(file, caches.refcount_blocks(header), lambda block: pack(block, header.refcount_order), barrier)
         self.refcounts = Refcounts(header, file, self.metadata, blocks, self._l2_cache)
-        self.mapping = Mapping(header, file, self.refcounts, self.metadata, self._l2_cache, self.dirty_bit)
+        self.clusters: DataClusters = (
+            ExternalClusters(self.data, header) if header.external else OwnClusters(file, self.refcounts, self.metadata)
+        )
+        self.mapping = self.mapping_class(
+            header, file, self.refcounts, self.metadata, self._l2_cache, self.dirty_bit, self.clusters
+        )
         self.allocations: list[Allocation] = []
         self.snapshots: list[Snapshot] = []
         self._discard = discard
@@ -71,14 +83,15 @@ class Qcow2(Placing):
         *,
         read_only: bool,
         discard: bool = False,
+        data: FilePosix | None = None,
         caches: CacheSizes = DEFAULT_SIZES,
     ) -> "Qcow2":
         """Load the tables, those of refcounts only for writing. `discard`: a guest's discards give clusters back (QEMU:
-        discard=unmap).
+        discard=unmap). `data`: the external data file, if the image has one and guest data is to be read or written.
 
         Raises ImageError, OSError.
         """
-        image = cls(header, file, backing, read_only=read_only, discard=discard, caches=caches)
+        image = cls(header, file, backing, read_only=read_only, discard=discard, data=data, caches=caches)
         if image.l1_bytes > MAX_CHAIN_L1_BYTES:
             raise ImageError(f"the L1 tables of the backing chain take more than {MAX_CHAIN_L1_BYTES >> 20} MiB")
         await image.mapping.load()
@@ -86,9 +99,10 @@ class Qcow2(Placing):
             await image.refcounts.load()
             await image._load_snapshots()
             image.metadata.load(image.mapping.table_offsets, image.refcounts.block_offsets)
-            if header.autoclear:
+            if header.autoclear & ~AUTOCLEAR_DATA_FILE_RAW:
                 # What this driver knows nothing of (dirty bitmaps) is no longer true once it writes (qcow2.rst).
-                await file.pwritev(AUTOCLEAR, [bytes(8)], metadata=True)
+                header.autoclear &= AUTOCLEAR_DATA_FILE_RAW
+                await file.pwritev(AUTOCLEAR, [header.autoclear.to_bytes(8, "big")], metadata=True)
                 await file.flush()
         return image
 
@@ -142,8 +156,8 @@ class Qcow2(Placing):
 
     async def _read_host(self, offset: int, length: int) -> bytes:
         # Behind the end of the file an allocated cluster reads as zeroes (QEMU: bdrv_aligned_preadv).
-        readable = max(0, min(length, self.file.length - offset))
-        data = await self.file.preadv(offset, readable) if readable else b""
+        readable = max(0, min(length, self.data.length - offset))
+        data = await self.data.preadv(offset, readable) if readable else b""
         return data.ljust(length, b"\0")
 
     async def _read_backing(self, offset: int, length: int) -> bytes:
@@ -157,7 +171,7 @@ class Qcow2(Placing):
     async def _pwritev(self, request: TrackedRequest, offset: int, buffers: Sequence[Buffer]) -> None:
         host = self._in_place(offset, request.length)
         if host is not None:
-            await self.file.pwritev(host, buffers)
+            await self.data.pwritev(host, buffers)
             return
         # To its end, also for a caller that is cancelled: clusters are allocated and linked on the way.
         await uninterrupted(self._pwritev_parts(offset, buffers))
@@ -172,7 +186,7 @@ class Qcow2(Placing):
         host = self.mapping.in_memory(first, last - first, copied=True)
         if host is None or self._dependency(offset, length) != (length, None):
             return None
-        self.metadata.check(host, (last - first) * size)
+        self.clusters.check(host, (last - first) * size)
         return host + offset % size
 
     async def _pwritev_parts(self, offset: int, buffers: Sequence[Buffer]) -> None:
@@ -213,7 +227,7 @@ class Qcow2(Placing):
             if copied:
                 await self._write_merged(part, copied, data)
             else:
-                await self.file.pwritev(part.host, [data])
+                await self.data.pwritev(part.host, [data])
             while waiting:
                 async with self._lock:
                     await self._link(waiting[0], copied=waiting[0] in copied)
@@ -225,10 +239,13 @@ class Qcow2(Placing):
 
     async def _link(self, allocation: Allocation, *, copied: bool) -> None:
         """Map its clusters, and give back those that they replace (QEMU: qcow2_alloc_cluster_link_l2)."""
-        await self.mapping.link(allocation.guest_cluster, allocation.host, allocation.clusters, copied=copied)
+        await self._map(allocation, copied=copied)
         for run in () if allocation.kept else allocation.replaced:
             if run.entry:
-                await self.refcounts.free(*self.mapping.extent(run.entry, run.clusters))
+                await self.clusters.release(*self.mapping.extent(run.entry, run.clusters))
+
+    def _map(self, allocation: Allocation, *, copied: bool) -> Awaitable[None]:
+        return self.mapping.link(allocation.guest_cluster, allocation.host, allocation.clusters, copied=copied)
 
     async def _alloc_space(self, allocation: Allocation) -> bool:
         """Zero all its clusters with one zero-write, instead of writing zeroes around the data.
@@ -236,21 +253,21 @@ class Qcow2(Placing):
         QEMU: handle_alloc_space (c8bb23cbdbe32f, v4.1). Returns whether the copy-on-write can be skipped; a zero-write
         that would have to fall back (ENOTSUP, EAGAIN) means that it cannot.
         """
-        if not self.file.strategy.uses_alloc_space(self.file) or not self._copies_only_zeroes(allocation):
+        if not self.data.strategy.uses_alloc_space(self.data) or not await self._copies_only_zeroes(allocation):
             return False
         size = self.header.cluster_size
         within = allocation.guest_offset % size
         start = within - allocation.head
         end = within + allocation.length + allocation.tail
         try:
-            await self.file.pwrite_zeroes(allocation.host + start, end - start, fallback=False)
+            await self.data.pwrite_zeroes(allocation.host + start, end - start, fallback=False)
         except OSError as error:
             if error.errno in (errno.ENOTSUP, errno.EOPNOTSUPP, errno.EAGAIN):
                 return False
             raise
         return True
 
-    def _copies_only_zeroes(self, allocation: Allocation) -> bool:
+    async def _copies_only_zeroes(self, allocation: Allocation) -> bool:
         """Whether everything around the data is known to be zero (QEMU: is_zero_cow)."""
         end = allocation.guest_offset + allocation.length
         head = self._known_zero(allocation.replaced[0], allocation.guest_offset - allocation.head, allocation.head)
@@ -277,12 +294,12 @@ class Qcow2(Placing):
                 start -= len(head)
                 pieces.insert(0, head)
             elif head:
-                await self.file.pwritev(at - len(head), [head])
+                await self.data.pwritev(at - len(head), [head])
             if at + allocation.length == part.host + part.length:
                 pieces.append(tail)
             elif tail:
-                await self.file.pwritev(at + allocation.length, [tail])
-        await self.file.pwritev(start, pieces)
+                await self.data.pwritev(at + allocation.length, [tail])
+        await self.data.pwritev(start, pieces)
 
     async def _read_old(self, allocation: Allocation, offset: int, length: int) -> bytes:
         if not length:
@@ -295,71 +312,6 @@ class Qcow2(Placing):
             cluster += run.clusters
         return await self._read_run(run, offset, length, (run.host or 0) + offset - cluster * size)
 
-    # Zeroes and discards
-
-    async def _pwrite_zeroes(self, request: TrackedRequest, offset: int, length: int, *, unmap: bool) -> None:
-        # Nobody else may be in clusters that are given back; QEMU leaves that to the guest.
-        request.make_serialising(self.header.cluster_size)
-        await self.tracker.wait_serialising(request)
-        await uninterrupted(self._zero_parts(offset, length, unmap))
-
-    async def _zero_parts(self, offset: int, length: int, unmap: bool) -> None:
-        """Whole clusters by the zero flag, the ends by writing zeroes where the rest of the cluster has data (QEMU:
-        bdrv_co_do_pwrite_zeroes over qcow2_co_pwrite_zeroes).
-        """
-        size = self.header.cluster_size
-        at, end = offset, offset + length
-        if self.header.version < 3:
-            raise OSError(errno.ENOTSUP, "version 2 has no zero clusters")
-        while at < end:
-            cluster = at // size
-            if at % size == 0 and (end - at >= size or end == self.length):
-                whole = -(-(end - at) // size) if end == self.length else (end - at) // size
-                async with self._lock, self.mapping.holes():
-                    while whole:
-                        done = await self.mapping.zeroize(at // size, whole, unmap=unmap)
-                        at, whole = at + done * size, whole - done
-                continue
-            count = min(end, (cluster + 1) * size) - at
-            async with self._lock, self.mapping.holes():
-                zero = await self._reads_as_zero(cluster)
-                if zero:
-                    await self.mapping.zeroize(cluster, 1, unmap=unmap)
-            if not zero:
-                await self._pwritev_parts(at, [bytes(count)])
-            at += count
-
-    async def _reads_as_zero(self, cluster: int) -> bool:
-        run = await self.mapping.run(cluster, 1)
-        if run.zero or run.entry:
-            return run.zero
-        start = cluster * self.header.cluster_size
-        return self.backing is None or self.backing.known_zero(start, self.header.cluster_size)
-
-    async def pdiscard(self, offset: int, length: int) -> None:
-        """Give whole clusters in a range back, if the node was opened so; else keep the data, which is permitted.
-
-        They read as zeroes afterwards. Partial clusters are kept, but for one at the end of the disk (QEMU:
-        qcow2_co_pdiscard). Raises OSError, ImageError.
-        """
-        await super().pdiscard(offset, length)
-        if not self._discard or (self.header.version < 3 and self.backing is not None):
-            return
-        size = self.header.cluster_size
-        end = offset + length if offset + length == self.length else (offset + length) // size * size
-        first, last = -(-offset // size), -(-end // size)
-        if first >= last:
-            return
-        with self.tracker.track(TrackedRequest(offset, length, RequestType.ZERO_WRITE)) as request:
-            request.make_serialising(size)
-            await self.tracker.wait_serialising(request)
-            await uninterrupted(self._discard_parts(first, last))
-
-    async def _discard_parts(self, first: int, last: int) -> None:
-        async with self._lock, self.mapping.holes():
-            while first < last:
-                first += await self.mapping.discard(first, last - first, backed=self.backing is not None)
-
     # Making it stable
 
     async def _flush(self) -> None:
@@ -371,7 +323,12 @@ class Qcow2(Placing):
             await self._l2_cache.write()
             if not self.dirty_bit.is_set:
                 await self.refcounts.cache.write()
+        await self._barrier()
+
+    async def _barrier(self) -> None:
         await self.file.flush()
+        if self.data is not self.file:
+            await self.data.flush()
 
     async def _mark_clean(self) -> None:
         """QEMU: qcow2_mark_clean."""
@@ -395,6 +352,8 @@ class Qcow2(Placing):
         finally:
             try:
                 await self.file.close()
+                if self.data is not self.file:
+                    await self.data.close()
             finally:
                 if self.backing is not None:
                     await self.backing.close()

@@ -15,12 +15,13 @@ from blockstack.errors import ImageError
 from blockstack.node import Node
 from blockstack.qcow2 import compressed
 from blockstack.qcow2.cache import Cache, Entries, Table
+from blockstack.qcow2.data_file import DataClusters
 from blockstack.qcow2.header import L1_PLACE, OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, OFLAG_ZERO, Header
 from blockstack.qcow2.lazy import DirtyBit
 from blockstack.qcow2.overlap import MetadataMap
 from blockstack.qcow2.refcounts import Refcounts
 
-_FEW = 16
+FEW = 16
 """Entries that are looked at one by one; of more numpy is quicker."""
 
 
@@ -53,11 +54,15 @@ class Mapping:
         metadata: MetadataMap,
         cache: Cache,
         dirty_bit: DirtyBit,
+        data: DataClusters,
     ) -> None:
         self._header = header
         self._file = file
         self._refcounts = refcounts
         self._metadata = metadata
+        self._data = data
+        self._external = header.external
+        self._l2_entries = header.l2_entries
         self._l1: npt.NDArray[np.uint64] = np.zeros(0, dtype=np.uint64)
         self._cache = cache
         self._dirty_bit = dirty_bit
@@ -87,7 +92,7 @@ class Mapping:
 
     async def table(self, guest_cluster: int) -> Table | None:
         """The L2 table that maps `guest_cluster`, None where there is none. Raises OSError, ImageError."""
-        index = guest_cluster // self._header.l2_entries
+        index = guest_cluster // self._l2_entries
         table = self._cache.get(index)
         if table is not None:
             return table
@@ -107,7 +112,7 @@ class Mapping:
 
         One that a snapshot shares is copied. Refcounts, table and L1 entry are made stable one after the other.
         """
-        index = guest_cluster // self._header.l2_entries
+        index = guest_cluster // self._l2_entries
         table = await self.table(guest_cluster)
         if table is not None:
             if int(self._l1[index]) & OFLAG_COPIED:
@@ -116,7 +121,7 @@ class Mapping:
             entries = table.entries.copy()
         else:
             shared = 0
-            entries = np.zeros(self._header.l2_entries, dtype=np.uint64)
+            entries = np.zeros(self._header.cluster_size // 8, dtype=np.uint64)
         offset, _ = await self._refcounts.allocate(1)
         table = Table(offset, entries, dirty=True)
         try:
@@ -141,10 +146,9 @@ class Mapping:
 
         `copied`: only of those that may be written in place.
         """
-        l2_entries = self._header.l2_entries
-        index, first = divmod(guest_cluster, l2_entries)
+        index, first = divmod(guest_cluster, self._l2_entries)
         table = self._cache.get(index)
-        if table is None or first + clusters > l2_entries or clusters > _FEW:
+        if table is None or first + clusters > self._l2_entries or clusters > FEW:
             return None
         head: int = table.entries.item(first)
         host = head & OFFSET_MASK
@@ -154,6 +158,8 @@ class Mapping:
         for step in range(1, clusters):
             if table.entries.item(first + step) != head + step * size:
                 return None
+        if self._external and host != guest_cluster * size:
+            return None
         return host
 
     async def run(self, guest_cluster: int, limit: int) -> Run:
@@ -161,14 +167,15 @@ class Mapping:
 
         Raises ImageError for impossible host offsets.
         """
-        l2_entries = self._header.l2_entries
-        first = guest_cluster % l2_entries
-        limit = min(limit, l2_entries - first)
+        first = guest_cluster % self._l2_entries
+        limit = min(limit, self._l2_entries - first)
         table = await self.table(guest_cluster)
         if table is None:
             return Run(limit, None)
         entries = table.entries[first : first + limit]
         head = int(entries[0])
+        if self._external:
+            self._check_external(head, guest_cluster)
         if head & OFLAG_COMPRESSED:
             return Run(1, None, entry=head)
         host = head & OFFSET_MASK
@@ -179,7 +186,7 @@ class Mapping:
                 raise ImageError(f"guest cluster {guest_cluster} is a zero cluster, which version 2 does not have")
             # One at a time: each may have a host cluster of its own to give back.
             return Run(1, None, zero=True, copied=bool(host and head & OFLAG_COPIED), entry=head if host else 0)
-        if not host:
+        if not host and not self._is_allocated(head):
             # Other bits say nothing without an offset: an entry of COPIED alone is unallocated, too.
             used = np.nonzero(entries & np.uint64(OFFSET_MASK | OFLAG_ZERO | OFLAG_COMPRESSED))[0]
             return Run(int(used[0]) if len(used) else limit, None)
@@ -197,7 +204,7 @@ class Mapping:
         try:
             for position in range(first, first + count):
                 old = int(table.entries[position])
-                given_back = bool(old & OFLAG_COMPRESSED) or (unmap and bool(old & OFFSET_MASK))
+                given_back = bool(old & OFLAG_COMPRESSED) or (unmap and self._is_allocated(old))
                 self._replace(table, position, OFLAG_ZERO if given_back else old | OFLAG_ZERO, given_back, freed)
         finally:
             await self._free(freed)
@@ -210,12 +217,12 @@ class Mapping:
         `full`: nothing at all is left, not even the flag.
         """
         if full and await self.table(guest_cluster) is None:
-            return min(limit, self._header.l2_entries - guest_cluster % self._header.l2_entries)
+            return min(limit, self._l2_entries - guest_cluster % self._l2_entries)
         table, first, count = await self._part(guest_cluster, limit)
         freed: list[tuple[int, int]] = []
         try:
             for position in range(first, first + count):
-                given_back = bool(int(table.entries[position]) & (OFLAG_COMPRESSED | OFFSET_MASK))
+                given_back = self._is_allocated(int(table.entries[position]))
                 if backed or given_back or full:
                     new = OFLAG_ZERO if self._header.version >= 3 and not full else 0
                     self._replace(table, position, new, given_back, freed)
@@ -225,8 +232,31 @@ class Mapping:
 
     async def _part(self, guest_cluster: int, limit: int) -> tuple[Table, int, int]:
         table = await self.table_for_write(guest_cluster)
-        first = guest_cluster % self._header.l2_entries
-        return table, first, min(limit, self._header.l2_entries - first)
+        first = guest_cluster % self._l2_entries
+        return table, first, min(limit, self._l2_entries - first)
+
+    def _entries(self, table: Table) -> Entries:
+        """The words of a table that refer to clusters."""
+        return table.entries
+
+    def _is_allocated(self, entry: int) -> bool:
+        """Whether an entry has a host cluster, or compressed data (QEMU: qcow2_cluster_is_allocated).
+
+        The first cluster of an external data file is at host offset 0: there COPIED says it.
+        """
+        if entry & (OFLAG_COMPRESSED | OFFSET_MASK):
+            return True
+        return self._external and entry & (OFLAG_COPIED | OFLAG_ZERO) == OFLAG_COPIED
+
+    def _check_external(self, entry: int, guest_cluster: int) -> None:
+        """Raise ImageError where an entry says that guest data is elsewhere in the data file than at its own offset
+        (QEMU: qcow2_get_host_offset).
+        """
+        if entry & OFLAG_COMPRESSED:
+            raise ImageError(f"guest cluster {guest_cluster} is compressed, in an image with an external data file")
+        host = entry & OFFSET_MASK
+        if self._is_allocated(entry) and host != guest_cluster * self._header.cluster_size:
+            raise ImageError(f"guest cluster {guest_cluster} is mapped to offset {host} of the external data file")
 
     def _replace(self, table: Table, position: int, entry: int, given_back: bool, freed: list[tuple[int, int]]) -> None:
         """Put `entry` in the place of one whose clusters are added to `freed` where they are given back."""
@@ -245,7 +275,7 @@ class Mapping:
             if index + 1 < len(extents) and extents[index + 1][0] == offset + count * size:
                 extents[index + 1] = offset, count + extents[index + 1][1]
             else:
-                for unused, clusters in await self._refcounts.free(offset, count):
+                for unused, clusters in await self._data.discard(offset, count):
                     self._note_unused(unused, clusters)
 
     def _note_unused(self, offset: int, count: int) -> None:
@@ -268,9 +298,10 @@ class Mapping:
             yield
             for offset, count in self._unused:
                 with suppress(OSError):
-                    end = min(offset + count * self._header.cluster_size, self._file.length)
+                    file = self._data.file
+                    end = min(offset + count * self._header.cluster_size, file.length)
                     if offset < end:
-                        await self._file.pdiscard(offset, end - offset)
+                        await file.pdiscard(offset, end - offset)
         finally:
             self._unused.clear()
 
@@ -285,7 +316,7 @@ class Mapping:
             offset, count = entry & OFFSET_MASK, clusters
         if offset % self._header.cluster_size:
             raise ImageError(f"a guest cluster is mapped to unaligned host offset {offset}")
-        self._metadata.check(offset, count * self._header.cluster_size)
+        self._data.check(offset, count * self._header.cluster_size)
         return offset, count
 
     async def link(self, guest_cluster: int, host: int, clusters: int, *, copied: bool = False) -> None:
@@ -294,16 +325,20 @@ class Mapping:
         `copied`: some of what they hold comes from elsewhere (COW), and has to be stable before the table is written.
         """
         table = await self.table_for_write(guest_cluster)
+        await self._order(copied)
+        first = guest_cluster % self._l2_entries
+        steps = np.arange(clusters, dtype=np.uint64) * np.uint64(self._header.cluster_size)
+        table.entries[first : first + clusters] = np.uint64(host | OFLAG_COPIED) + steps
+        table.dirty = True
+
+    async def _order(self, copied: bool) -> None:
+        """What has to be stable before a table that is about to link clusters."""
         if self._dirty_bit.lazy:
             await self._dirty_bit.set()
         if not self._dirty_bit.is_set:
             await self._cache.depend_on(self._refcounts.cache)
-        if copied:
+        if copied or self._external:
             self._cache.depends_on_flush = True
-        first = guest_cluster % self._header.l2_entries
-        steps = np.arange(clusters, dtype=np.uint64) * np.uint64(self._header.cluster_size)
-        table.entries[first : first + clusters] = np.uint64(host | OFLAG_COPIED) + steps
-        table.dirty = True
 
     async def grow_l1(self, entries: int) -> None:
         """Move to an L1 table of so many entries, if it has fewer (QEMU: qcow2_grow_l1_table). Raises OSError."""
@@ -352,9 +387,10 @@ class Mapping:
         """
         found = []
         for index in np.flatnonzero(self._l1 & np.uint64(OFFSET_MASK)).tolist():
-            table = await self.table(index * self._header.l2_entries)
+            table = await self.table(index * self._l2_entries)
             assert table is not None
-            for position in np.flatnonzero(table.entries & np.uint64(OFFSET_MASK)).tolist():
-                host = int(table.entries[position]) & OFFSET_MASK
-                found.append((index * self._header.l2_entries + position, host, table.offset, position))
+            entries = self._entries(table)
+            for position in np.flatnonzero(entries & np.uint64(OFFSET_MASK)).tolist():
+                host = int(entries[position]) & OFFSET_MASK
+                found.append((index * self._l2_entries + position, host, table.offset, position))
         return found

@@ -3,22 +3,21 @@
 """
 
 import asyncio
+from dataclasses import replace
 
 from blockstack.mutex import Mutex
 from blockstack.node import Node
 from blockstack.qcow2.allocation import Allocation, Part
+from blockstack.qcow2.data_file import DataClusters
 from blockstack.qcow2.header import OFFSET_MASK, Header
 from blockstack.qcow2.mapping import Mapping, Run
-from blockstack.qcow2.overlap import MetadataMap
-from blockstack.qcow2.refcounts import Refcounts
 
 
 class Placing(Node):
     """That part of `Qcow2`."""
 
     header: Header
-    metadata: MetadataMap
-    refcounts: Refcounts
+    clusters: DataClusters
     mapping: Mapping
     allocations: list[Allocation]
     _lock: Mutex
@@ -95,12 +94,16 @@ class Placing(Node):
         host = _host(runs[0])
         if wanted is not None and host != wanted:
             return None
-        self.metadata.check(host, clusters * size)
+        self.clusters.check(host, clusters * size)
         count = min(length, clusters * size - offset % size)
         part = Part(host + offset % size, count, [])
-        if any(run.zero for run in runs):
+        if self._needs_link(runs, offset, count):
             part.allocations.append(self._allocation(runs, host, offset, count, kept=True))
         return part
+
+    def _needs_link(self, runs: list[Run], offset: int, length: int) -> bool:
+        """Whether a write to allocated clusters changes what their entries say."""
+        return any(run.zero for run in runs)
 
     async def _new(self, runs: list[Run], offset: int, length: int, wanted: int | None) -> Part | None:
         size = self.header.cluster_size
@@ -111,9 +114,9 @@ class Placing(Node):
         # The L2 table comes first, as in QEMU's get_cluster_table: linking needs no allocation then.
         await self.mapping.table_for_write(offset // size)
         if wanted is None:
-            host, clusters = await self.refcounts.allocate(clusters)
+            host, clusters = await self.clusters.allocate(offset // size, clusters)
         else:
-            host, clusters = wanted, await self.refcounts.allocate_at(wanted, clusters)
+            host, clusters = wanted, await self.clusters.allocate_at(wanted, clusters)
             if not clusters:
                 return None
         count = min(length, clusters * size - offset % size)
@@ -124,19 +127,26 @@ class Placing(Node):
         data.
         """
         size = self.header.cluster_size
+        head, tail = self._around(runs, offset, length, kept)
         allocation = Allocation(
             guest_cluster=offset // size,
             clusters=sum(run.clusters for run in runs),
             host=host,
             guest_offset=offset,
             length=length,
-            head=offset % size if runs[0].zero or not kept else 0,
-            tail=-(offset + length) % size if runs[-1].zero or not kept else 0,
+            head=head,
+            tail=tail,
             replaced=runs,
             kept=kept,
         )
         self.allocations.append(allocation)
         return allocation
+
+    def _around(self, runs: list[Run], offset: int, length: int, kept: bool) -> tuple[int, int]:
+        """Bytes before and behind the data that have to come from elsewhere."""
+        size = self.header.cluster_size
+        head = offset % size if runs[0].zero or not kept else 0
+        return head, -(offset + length) % size if runs[-1].zero or not kept else 0
 
     async def _forget(self, allocation: Allocation) -> None:
         """Give up an allocation that was not linked (QEMU: qcow2_alloc_cluster_abort), under the lock.
@@ -145,7 +155,7 @@ class Placing(Node):
         """
         try:
             if not allocation.kept:
-                await self.refcounts.free(allocation.host, allocation.clusters, linked=False)
+                await self.clusters.abort(allocation.host, allocation.clusters)
         finally:
             self._end(allocation)
 
@@ -171,6 +181,6 @@ def _first(runs: list[Run], clusters: int) -> list[Run]:
     for run in runs:
         if clusters:
             count = min(run.clusters, clusters)
-            taken.append(Run(count, run.host, run.zero, run.copied, run.entry))
+            taken.append(run if count == run.clusters else replace(run, clusters=count))
             clusters -= count
     return taken

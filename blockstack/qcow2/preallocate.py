@@ -37,15 +37,15 @@ async def preallocate(image: "Qcow2", mode: str) -> None:
     while first < end:
         async with image._lock:
             await image.mapping.table_for_write(first)
-            host, clusters = await image.refcounts.allocate(min(end - first, l2_entries - first % l2_entries))
+            host, clusters = await image.clusters.allocate(first, min(end - first, l2_entries - first % l2_entries))
             await image.mapping.link(first, host, clusters)
         extents.append((host, clusters * size))
         first += clusters
     await image.flush()
-    if extents and sum(extents[-1]) > image.file.length:
-        await image.file.truncate(sum(extents[-1]))
+    if extents and sum(extents[-1]) > image.data.length:
+        await image.data.truncate(sum(extents[-1]))
     for offset, length in extents:
-        await fill(image.file, offset, length, mode)
+        await fill(image.data, offset, length, mode)
 
 
 async def fill(file: FilePosix, offset: int, length: int, mode: str) -> None:

@@ -71,7 +71,7 @@ async def fix_copied(header: Header, file: Node, counts: Counts) -> int:
     l1 = await _read(file, header.l1_offset, header.l1_entries)
     fixed = 0
     for offset in (l1 & np.uint64(OFFSET_MASK)).tolist():
-        if offset:
+        if offset and not header.external:  # only metadata has refcounts
             table = await _read(file, offset, header.cluster_size // 8)
             fixed += await _fix_table(header, file, offset, table, counts)
     return fixed + await _fix_table(header, file, header.l1_offset, l1, counts)
@@ -81,6 +81,8 @@ async def _fix_table(header: Header, file: Node, offset: int, table: npt.NDArray
     plain = (table & np.uint64(OFLAG_COMPRESSED)) == 0
     hosts = (table & np.uint64(OFFSET_MASK)) // np.uint64(header.cluster_size)
     known = plain & (hosts != 0) & (hosts < len(counts))
+    if header.extended_l2 and offset != header.l1_offset:
+        known[1::2] = False  # bitmaps
     alone = np.zeros(len(table), dtype=bool)
     alone[known] = counts[hosts[known]] == 1
     fixed = np.where(known, table & np.uint64(~OFLAG_COPIED & 2**64 - 1), table)

@@ -24,6 +24,9 @@ async def resize(image: "Qcow2", length: int) -> None:
     their disk, EFBIG where the L1 table would be too large; ImageError.
     """
     header, old = image.header, image.length
+    if header.external or header.extended_l2:
+        what = "an external data file" if header.external else "extended L2 entries"
+        raise OSError(errno.ENOTSUP, f"an image with {what} cannot be resized yet")
     if length % SECTOR:
         raise OSError(errno.EINVAL, f"the new size must be a multiple of {SECTOR} bytes")
     if image.snapshots and header.version < 3:
