@@ -98,6 +98,7 @@ async def create(
     backing_format: str | None = None,
     data_file: str | None = None,
     data_file_raw: bool = False,
+    extended_l2: bool = False,
     lazy_refcounts: bool = False,
     preallocation: str = "off",
 ) -> None:
@@ -106,7 +107,7 @@ async def create(
     `cluster_size` None is QEMU's default: 64 KiB for qcow2, 1 MiB for parallels.
     `preallocation` is off, metadata (qcow2 only), falloc or full.
     `data_file`: guest data goes to a file that is made anew, named relative to the image; `data_file_raw` keeps it
-    readable as a raw image.
+    readable as a raw image. `extended_l2`: 32 subclusters a cluster, of at least 16 KiB.
     QEMU rounds the size of an existing image down: it would not see the guest's last bytes. Raises ImageError for
     impossible options, OSError from the file system.
     """
@@ -126,6 +127,7 @@ async def create(
             backing_format=backing_format,
             data_file=data_file,
             data_file_raw=data_file_raw,
+            extended_l2=extended_l2,
             lazy_refcounts=lazy_refcounts,
         )
         if data_file_raw and preallocation == "off":
@@ -265,7 +267,7 @@ async def _open_format(
         if (data_path := qcow2.data_path(path, header, given_data_file)) is not None:
             data = open_file(data_path)
             qcow2.refuse_shared(data, file, backing)
-        return await qcow2.Qcow2.open(
+        return await qcow2.driver(header).open(
             header, file, backing, read_only=read_only, discard=discard, data=data, caches=caches
         )
     except BaseException:

@@ -4,7 +4,8 @@ block/qcow2*.c).
 
 from blockstack.qcow2.create import create
 from blockstack.qcow2.data_file import data_path, refuse_shared
+from blockstack.qcow2.extended import driver
 from blockstack.qcow2.header import Header
 from blockstack.qcow2.image import Qcow2
 
-__all__ = ["Header", "Qcow2", "create", "data_path", "refuse_shared"]
+__all__ = ["Header", "Qcow2", "create", "data_path", "driver", "refuse_shared"]

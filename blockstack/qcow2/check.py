@@ -10,10 +10,12 @@ from blockstack.errors import ImageError
 from blockstack.file_posix import FilePosix
 from blockstack.qcow2 import compressed, snapshots
 from blockstack.qcow2.cache import CacheSizes
+from blockstack.qcow2.extended import driver
 from blockstack.qcow2.header import OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, Header
 from blockstack.qcow2.image import Qcow2
 from blockstack.qcow2.lazy import DirtyBit
 from blockstack.qcow2.repair import fix_copied, rebuild, refuse_too_many
+from blockstack.qcow2.subclusters import is_valid
 from blockstack.strategies import STRATEGIES
 
 MAX_CLUSTERS = 32 << 20
@@ -124,7 +126,9 @@ class _Check:
     @classmethod
     async def of(cls, header: Header, file: FilePosix, read_only: bool, clusters: int = 0) -> "_Check":
         """A check of the image in `file`, of at least so many host clusters. Raises ImageError, OSError."""
-        image = await Qcow2.open(header, file, None, read_only=read_only, caches=CacheSizes(refcounts=_CACHE_BYTES))
+        image = await driver(header).open(
+            header, file, None, read_only=read_only, caches=CacheSizes(refcounts=_CACHE_BYTES)
+        )
         if read_only:
             await image.refcounts.load()
         return cls(image, max(clusters, -(-file.length // header.cluster_size)))
@@ -162,6 +166,9 @@ class _Check:
 
     async def _count_l2(self, offset: int, active: bool) -> None:
         words = await self._words(offset, self._size // 8)
+        if self._header.extended_l2:
+            self._check_bitmaps(words)
+            words = words[0::2]
         for value in words[words != 0]:
             entry = int(value)
             if entry & OFLAG_COMPRESSED and self._header.external:
@@ -193,6 +200,14 @@ class _Check:
         if offset % self._size or end > len(self.references):
             self._report.corruptions += 1
         self.references[first:end] += np.uint32(1)
+
+    def _check_bitmaps(self, words: npt.NDArray[np.uint64]) -> None:
+        for where in np.flatnonzero(words[1::2]).tolist():
+            entry, bitmap = int(words[2 * where]), int(words[2 * where + 1])
+            # A compressed cluster has no subclusters (QEMU: check_refcounts_l2).
+            external = self._header.external and bool(entry & OFLAG_COPIED)
+            if entry & OFLAG_COMPRESSED or not is_valid(bitmap, bool(entry & OFFSET_MASK) or external):
+                self._report.corruptions += 1
 
     async def _words(self, offset: int, entries: int) -> npt.NDArray[np.uint64]:
         length = entries * 8

@@ -11,7 +11,9 @@ from blockstack.qcow2.header import (
     AUTOCLEAR_DATA_FILE_RAW,
     COMPAT_LAZY_REFCOUNTS,
     INCOMPAT_DATA_FILE,
+    INCOMPAT_EXTENDED_L2,
     MAX_L1_BYTES,
+    MIN_SUBCLUSTER,
     Header,
 )
 from blockstack.qcow2.widths import pack, refcount_dtype
@@ -28,6 +30,7 @@ def create(
     backing_format: str | None = None,
     data_file: str | None = None,
     data_file_raw: bool = False,
+    extended_l2: bool = False,
     lazy_refcounts: bool = False,
 ) -> None:
     """Write an empty image of `size` bytes to `path`, over whatever the file holds; made with mode 0600 if missing.
@@ -50,6 +53,8 @@ def create(
     header.refcount_order = refcount_bits.bit_length() - 1
     header.backing_file, header.backing_format = backing_file, backing_format
     _set_data_file(header, data_file, data_file_raw)
+    if extended_l2:
+        _set_extended_l2(header)
     header.compatible = COMPAT_LAZY_REFCOUNTS if lazy_refcounts else 0
     header.l1_entries = header.l1_needed
     if header.l1_entries * 8 > MAX_L1_BYTES:
@@ -101,6 +106,14 @@ def _set_data_file(header: Header, name: str | None, is_raw: bool) -> None:
     header.incompatible |= INCOMPAT_DATA_FILE
     header.autoclear |= AUTOCLEAR_DATA_FILE_RAW if is_raw else 0
     header.data_file = name
+
+
+def _set_extended_l2(header: Header) -> None:
+    if header.version < 3:
+        raise ImageError("version 2 has no extended L2 entries: use version 3")
+    header.incompatible |= INCOMPAT_EXTENDED_L2
+    if header.subcluster_size < MIN_SUBCLUSTER:
+        raise ImageError("extended L2 entries need clusters of at least 16 KiB")
 
 
 def _create_data_file(path: Path, image: Path, size: int) -> None:

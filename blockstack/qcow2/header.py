@@ -49,10 +49,9 @@ SUBCLUSTERS = 32
 AUTOCLEAR_DATA_FILE_RAW = 1 << 1
 """The external data file reads as the disk does, also for whom knows nothing of the image."""
 
-_SUPPORTED = INCOMPAT_DIRTY | INCOMPAT_DATA_FILE | INCOMPAT_COMPRESSION
+_SUPPORTED = INCOMPAT_DIRTY | INCOMPAT_DATA_FILE | INCOMPAT_COMPRESSION | INCOMPAT_EXTENDED_L2
 _INCOMPATIBLE = {
     1: "the image is marked corrupt",
-    4: "extended L2 entries (subclusters) are not supported",
 }
 _V2 = struct.Struct(">4sIQIIQIIQQIIQ")
 _V3_TAIL = struct.Struct(">QQQII")

@@ -86,7 +86,7 @@ def test_truncated_anywhere(image: Path) -> None:
         ("incompatible", 4, "names no data file"),
         ("autoclear", 2, "external data file is raw"),
         ("incompatible", 8, "compression type zlib contradicts"),
-        ("incompatible", 16, "subclusters"),
+        ("incompatible", 16, "at least 16 KiB"),
         ("incompatible", 1 << 40, r"unknown incompatible feature \(bit 40\)"),
         ("refcount_order", 7, "1 to 64"),
         ("refcount_order", 63, "1 to 64"),
