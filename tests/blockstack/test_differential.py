@@ -23,7 +23,7 @@ HISTORIES = int(os.environ.get("EOFRACE_HISTORIES", "200"))
 
 @dataclass(frozen=True)
 class Options:
-    """Of an image. `maker` is the driver that creates it."""
+    """Of an image. `maker` is the driver that creates it; `compressed` is the type of clusters that it begins with."""
 
     maker: str
     version: int
@@ -33,21 +33,34 @@ class Options:
     snapshot: bool
     lazy_refcounts: bool
     cache_size: int | None  # bytes of each metadata cache: 0 for the least that it works with
+    extended_l2: bool = False
+    data_file: str | None = None
+    compressed: str | None = None
 
 
 @st.composite
 def options(draw: st.DrawFn) -> Options:
     version = draw(st.sampled_from((3, 3, 2)))
     bits = draw(st.sampled_from((1, 2, 4, 8, 16, 32, 64))) if version == 3 else 16
+    extended_l2 = version == 3 and draw(st.booleans())
+    # QEMU has no snapshots of external data, and no raw data over a backing file.
+    data_file = draw(st.sampled_from((None, None, "plain", "raw"))) if version == 3 else None
+    backing = draw(st.sampled_from((None, "raw", "qcow2"))) if data_file != "raw" else None
+    types = ("zlib", "zstd") if version == 3 else ("zlib",)
+    plain = data_file is None and backing is None
+    compressed = draw(st.sampled_from((None, *types))) if plain else None
     return Options(
-        draw(st.sampled_from(("qemu", "blockstack"))),
+        draw(st.sampled_from(("qemu", "blockstack"))) if compressed is None else "qemu",
         version,
-        draw(st.sampled_from((512, 1024, 4096, 65536))),
+        draw(st.sampled_from((16384, 65536) if extended_l2 else (512, 1024, 4096, 65536))),
         bits,
-        draw(st.sampled_from((None, "raw", "qcow2"))),
-        bits > 1 and draw(st.booleans()),  # a snapshot takes refcounts of 2
+        backing,
+        data_file is None and bits > 1 and draw(st.booleans()),  # a snapshot takes refcounts of 2
         version == 3 and draw(st.booleans()),
         draw(st.sampled_from((None, 0))),
+        extended_l2,
+        data_file,
+        compressed,
     )
 
 
@@ -61,6 +74,8 @@ def histories(draw: st.DrawFn) -> tuple[Options, list[list[Step]]]:
 
 def _make(image: Path, chosen: Options, model: bytearray) -> None:
     names: dict[str, str] = {}
+    # QEMU looks for a relative name in its current directory.
+    data_file = str(image.with_name("data")) if chosen.data_file else None
     if chosen.backing is not None:
         short = SIZE // 2 + 512
         model[:short] = b"\xbb" * short
@@ -80,14 +95,26 @@ def _make(image: Path, chosen: Options, model: bytearray) -> None:
                 cluster_size=chosen.cluster_size,
                 backing_file=names.get("backing_file"),
                 backing_format=names.get("backing_format"),
+                extended_l2=chosen.extended_l2,
+                data_file=data_file,
+                data_file_raw=chosen.data_file == "raw",
                 lazy_refcounts=chosen.lazy_refcounts,
             )
         )
         return
     words = [f"cluster_size={chosen.cluster_size}", f"refcount_bits={chosen.refcount_bits}"]
     words.append("compat=0.10" if chosen.version == 2 else "compat=1.1")
-    if chosen.lazy_refcounts:
-        words.append("lazy_refcounts=on")
+    words += ["lazy_refcounts=on"] if chosen.lazy_refcounts else []
+    words += ["extended_l2=on"] if chosen.extended_l2 else []
+    words += [f"data_file={data_file}"] if data_file else []
+    words += ["data_file_raw=on"] if chosen.data_file == "raw" else []
+    if chosen.compressed is not None:
+        model[: SIZE * 3 // 4] = bytes(at // 300 % 251 for at in range(SIZE * 3 // 4))
+        image.with_name("source").write_bytes(model)
+        words += [f"compression_type={chosen.compressed}"] if chosen.version == 3 else []
+        source = image.with_name("source")
+        qemu_img("convert", "-c", "-f", "raw", "-O", "qcow2", "-o", ",".join(words), source, image)
+        return
     over = ["-b", names["backing_file"], "-F", names["backing_format"]] if names else []
     qemu_img("create", "-q", "-f", "qcow2", "-o", ",".join(words), *over, image, SIZE)
 
@@ -150,6 +177,11 @@ def test_differential(tmp_path: Path) -> None:
             run(_live(image, chosen, rounds[half:], model, direct))
             check(image)
             assert convert(image) == model
+            if chosen.data_file == "raw":
+                data = image.with_name("data").read_bytes()
+                # QEMU itself fills the last cluster up, when it creates the image.
+                assert data[:SIZE] == model
+                assert not any(data[SIZE:])
             if chosen.snapshot:
                 qemu_img("snapshot", "-a", "s", image)
                 check(image)
