@@ -5,6 +5,7 @@ import sys
 import click
 
 from bench.command import blockstack
+from bench.opening import opening
 from tracer.errors import EofraceError
 
 
@@ -14,6 +15,7 @@ def main() -> None:
 
 
 main.add_command(blockstack)
+main.add_command(opening)
 
 if __name__ == "__main__":
     try:

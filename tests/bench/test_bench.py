@@ -38,3 +38,12 @@ def test_help_and_bad_input() -> None:
     for words, status in ((["--help"], 0), (["blockstack", "--help"], 0), (["blockstack", "--rounds", "0"], 2)):
         done = subprocess.run([sys.executable, "-m", "bench", *words], capture_output=True, timeout=60, check=False)
         assert done.returncode == status
+
+
+def test_opening_a_large_image_is_measured() -> None:
+    words = [sys.executable, "-m", "bench", "opening", "--json", "-"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    result = json.loads(done.stdout)
+    assert result["mib"] < 50
+    assert result["reached"] is (result["ms"] < 50)
+    assert done.returncode == (not result["reached"])
