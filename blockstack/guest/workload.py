@@ -183,9 +183,10 @@ async def run(
     """Play the plan with `depth` writes in flight.
 
     For three quarters of the plan the guest sends `depth` writes at once when the last ones have ended, as one that
-    plugs its queue does: then fallocates and writes reach the kernel together most often. The first of each burst goes
-    alone: no zero-write is in flight that would hold the write of its new L2 table off until others have begun. For a
-    quarter of the plan the guest keeps `depth` in flight.
+    plugs its queue does: then fallocates and writes reach the kernel together most often. The first of each burst,
+    which takes a new L2 table most often, goes alone in every other one, so that the others wait for no metadata; else
+    it goes in the middle, so that its table is written while zero-writes are in flight (QEMU has the table stable
+    before it writes the data that it is for). For a quarter of the plan the guest keeps `depth` in flight.
     Writes go out in the plan's order; one that overlaps a write in flight waits for it, as a guest would, since the
     result would be undefined. `progress` is called with the number of writes acknowledged. Returns the oracle of what
     was acknowledged. Raises what a write raises.
@@ -196,8 +197,13 @@ async def run(
         in_bursts = start // (_STRETCH * depth) % 4 != 3
         for part in range(0, len(stretch), depth if in_bursts else len(stretch)):
             if in_bursts:
-                await guest.play(stretch[part : part + 1], 1)
-                await guest.play(stretch[part + 1 : part + depth], depth)
+                burst = stretch[part : part + depth]
+                if part // depth % 2:
+                    middle = len(burst) // 2 + 1
+                    await guest.play([*burst[1:middle], burst[0], *burst[middle:]], depth)
+                else:
+                    await guest.play(burst[:1], 1)
+                    await guest.play(burst[1:], depth)
             else:
                 await guest.play(stretch, depth)
     return guest.oracle

@@ -61,7 +61,6 @@ class WaitsButDoesNotHoldOff(Serialise):
 
 MUTANTS: tuple[Strategy, ...] = (
     SerialisesNothing(),
-    ForgetsMetadata(),
     StretchesOneCluster(),
     WaitsButDoesNotHoldOff(),
 )
@@ -101,5 +100,11 @@ class WaitsOnce(Serialise):
             await file.tracker.wait_for(request, other)
 
 
-HELD_MUTANTS: tuple[Strategy, ...] = (*MUTANTS, HoldsOffButDoesNotWait(), StretchesThirtyTwoClusters(), WaitsOnce())
+HELD_MUTANTS: tuple[Strategy, ...] = (
+    *MUTANTS,
+    ForgetsMetadata(),
+    HoldsOffButDoesNotWait(),
+    StretchesThirtyTwoClusters(),
+    WaitsOnce(),
+)
 """Those and more, which only a schedule that is chosen tells from a right one for certain."""
