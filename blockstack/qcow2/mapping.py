@@ -386,11 +386,13 @@ class Mapping:
         index in the table). Raises OSError.
         """
         found = []
+        # The first cluster of an external data file is at host offset 0.
+        used = OFFSET_MASK | OFLAG_COPIED if self._external else OFFSET_MASK
         for index in np.flatnonzero(self._l1 & np.uint64(OFFSET_MASK)).tolist():
             table = await self.table(index * self._l2_entries)
             assert table is not None
             entries = self._entries(table)
-            for position in np.flatnonzero(entries & np.uint64(OFFSET_MASK)).tolist():
+            for position in np.flatnonzero(entries & np.uint64(used)).tolist():
                 host = int(entries[position]) & OFFSET_MASK
                 found.append((index * self._l2_entries + position, host, table.offset, position))
         return found

@@ -186,6 +186,21 @@ def test_data_is_stable_before_the_table_that_points_to_it(
     run(main())
 
 
+def test_extents_begin_with_the_first_cluster(tmp_path: Path, how: How) -> None:
+    """It is at host offset 0: COPIED says that it is allocated."""
+    image = tmp_path / "image"
+    _make("blockstack", image, raw=False)
+
+    async def main() -> list[tuple[int, int]]:
+        async with blockstack.open(image, **how) as disk:
+            await disk.pwritev(0, [b"guest"])
+            await disk.pwritev(2 * 65536, [b"guest"])
+            await disk.pwrite_zeroes(3 * 65536, 65536)
+            return [extent[:2] for extent in await qcow2_node(disk).mapping.extents()]
+
+    assert run(main()) == [(0, 0), (2, 2 * 65536)]
+
+
 def test_a_relative_name_is_the_images_and_another_may_be_given(tmp_path: Path, how: How) -> None:
     image, moved = tmp_path / "image", tmp_path / "moved"
 
