@@ -13,7 +13,7 @@ import blockstack
 from blockstack.errors import ImageError
 from blockstack.journal import Journal, Kind, RequestFlag
 from blockstack.node import Buffer
-from blockstack.qcow2.header import AUTOCLEAR, OFLAG_COMPRESSED, OFLAG_COPIED, Header
+from blockstack.qcow2.header import AUTOCLEAR, OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_COPIED, Header
 from tests.blockstack.conftest import How
 from tests.blockstack.hostile import put, refused, word
 from tests.blockstack.support import Guest, check, convert, needs_qemu, payload, qcow2_node, qemu_img, qemu_io, run
@@ -156,11 +156,13 @@ def test_zero_writes_go_to_the_data_file_at_the_guests_offset(tmp_path: Path, ho
     assert data.stat().st_size == 6 * 65536
 
 
+@pytest.mark.parametrize("lazy", [False, True])
 def test_data_is_stable_before_the_table_that_points_to_it(
-    tmp_path: Path, how: How, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, how: How, monkeypatch: pytest.MonkeyPatch, lazy: bool
 ) -> None:
+    """With lazy refcounts there is no refcount block to wait for, which would flush it."""
     image = tmp_path / "image"
-    _make("blockstack", image, raw=False)
+    run(blockstack.create(image, SIZE, data_file="data", lazy_refcounts=lazy))
     seen: list[str] = []
 
     async def main() -> None:
@@ -184,6 +186,29 @@ def test_data_is_stable_before_the_table_that_points_to_it(
             assert "flush" in seen[: seen.index("table")]
 
     run(main())
+
+
+@needs_qemu
+def test_repair_leaves_flags_of_data_clusters_alone(tmp_path: Path, how: How) -> None:
+    """No refcount is theirs: what the image's clusters of the same numbers have says nothing of them."""
+    image, crashed = tmp_path / "image", tmp_path / "crashed"
+
+    async def main() -> None:
+        await blockstack.create(image, SIZE, data_file=str(tmp_path / "data"), lazy_refcounts=True)
+        async with blockstack.open(image, **how) as disk:
+            await disk.pwritev(0, [payload(1, SIZE)])
+            await disk.flush()
+            crashed.write_bytes(image.read_bytes())
+        put(crashed, 2 * 65536, 0, ">H")  # a refcount that is wrong: the structure is made anew, the old one is free
+        async with blockstack.open(crashed, **how):
+            pass
+
+    run(main())
+    table = word(crashed, word(crashed, 40)) & OFFSET_MASK
+    assert [word(crashed, table + 8 * n) for n in range(SIZE // 65536)] == [
+        n * 65536 | OFLAG_COPIED for n in range(SIZE // 65536)
+    ]
+    assert same_as_qemu(crashed) == (0, 0, 0)
 
 
 def test_extents_begin_with_the_first_cluster(tmp_path: Path, how: How) -> None:

@@ -434,6 +434,7 @@ def test_repaired_after_a_crash(tmp_path: Path, how: How, data: bool) -> None:
         async with blockstack.open(image, **how) as disk:
             await disk.pwritev(1000, [payload(1, 200_000)])
             await disk.pwritev(2 << 20, [payload(2, 2000)])
+            await disk.pwritev((3 << 20) + (32 << 10), [payload(3, 4096)])  # its bitmap is the offset of a cluster
             await disk.pwrite_zeroes(64 << 10, 48 << 10)
             await disk.flush()
             crashed.write_bytes(image.read_bytes())
