@@ -95,7 +95,8 @@ class Node(ABC):
             return b""
         start, end = self._align(offset, offset + length)
         with self.tracker.track(TrackedRequest(offset, length, RequestType.READ)) as request:
-            await self.tracker.wait_serialising(request)
+            if await self.tracker.wait_serialising(request):
+                self._check_bounds(offset, length, extend=False)
             data = await self._preadv(request, start, end - start)
         return data if len(data) == length else data[offset - start : offset - start + length]
 
@@ -119,7 +120,8 @@ class Node(ABC):
             padded = (start, end) != (offset, offset + length)
             if padded:
                 request.make_serialising(self.request_alignment)
-            await self.tracker.wait_serialising(request)
+            if await self.tracker.wait_serialising(request):
+                self._check_bounds(offset, length, extend=self.growable)
             if padded:
                 buffers = await self._pad(request, start, end, buffers)
             await self._pwritev(request, start, buffers)
@@ -154,7 +156,8 @@ class Node(ABC):
 
     async def _zero(self, offset: int, length: int, unmap: bool, fallback: bool, metadata: bool) -> None:
         with self.tracker.track(TrackedRequest(offset, length, RequestType.ZERO_WRITE, metadata=metadata)) as request:
-            await self.tracker.wait_serialising(request)
+            if await self.tracker.wait_serialising(request):
+                self._check_bounds(offset, length, extend=self.growable)
             try:
                 await self._pwrite_zeroes(request, offset, length, unmap=unmap)
             except OSError as error:
@@ -189,16 +192,19 @@ class Node(ABC):
         self._check_writable()
         if not 0 <= length <= MAX_LENGTH:
             raise OSError(errno.EINVAL, f"impossible length {length}")
-        if length < self.length and not shrink:
-            raise OSError(errno.EINVAL, f"{length} bytes are less than {self.length}, and shrinking was not asked for")
+        self._check_shrink(length, shrink)
         if length == self.length:
             return
         start, end = sorted((length, self.length))
         with self.tracker.track(TrackedRequest(start, end - start, RequestType.TRUNCATE)) as request:
             request.stretch(MAX_LENGTH)
             request.make_serialising(self.request_alignment)
-            await self.tracker.wait_serialising(request)
-            await uninterrupted(self._truncate(length))
+            while await self.tracker.wait_serialising(request):
+                # Behind another one: what comes or goes begins where that one has put the end.
+                request.overlap_offset = min(request.overlap_offset, self._align(self.length, 0)[0])
+            self._check_shrink(length, shrink)
+            if length != self.length:
+                await uninterrupted(self._truncate(length))
 
     async def close(self) -> None:
         """Wait for what is in flight, write back, release. Raises OSError where writing back fails.
@@ -221,9 +227,16 @@ class Node(ABC):
 
     def _check(self, offset: int, length: int, *, extend: bool) -> None:
         self._check_open()
+        self._check_bounds(offset, length, extend=extend)
+
+    def _check_bounds(self, offset: int, length: int, *, extend: bool) -> None:
         limit = MAX_LENGTH if extend else self.length
         if offset < 0 or length < 0 or offset + length > limit:
             raise OSError(errno.EINVAL, f"request of {length} bytes at {offset} outside of {self.length} bytes")
+
+    def _check_shrink(self, length: int, shrink: bool) -> None:
+        if length < self.length and not shrink:
+            raise OSError(errno.EINVAL, f"{length} bytes are less than {self.length}, and shrinking was not asked for")
 
     def _check_length(self, length: int) -> None:
         if length > MAX_REQUEST:

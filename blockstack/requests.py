@@ -134,11 +134,16 @@ class RequestTracker:
                 return other
         return None
 
-    async def wait_serialising(self, request: TrackedRequest) -> None:
-        """Return when nothing in flight conflicts with `request` (QEMU: bdrv_wait_serialising_requests_locked)."""
+    async def wait_serialising(self, request: TrackedRequest) -> bool:
+        """Return when nothing in flight conflicts with `request` (QEMU: bdrv_wait_serialising_requests_locked).
+
+        Whether it had to wait: then the node may have another length than before.
+        """
         other = self.conflicting(request)
-        if other is not None:
-            await self._wait(request, other, again=True)
+        if other is None:
+            return False
+        await self._wait(request, other, again=True)
+        return True
 
     async def wait_for(self, request: TrackedRequest, other: TrackedRequest) -> None:
         """Let `request` sleep until `other` has ended, whatever else there is."""

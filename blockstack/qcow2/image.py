@@ -5,6 +5,7 @@ block/qcow2-cluster.c).
 import asyncio
 import errno
 from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 
 from blockstack.block_status import BlockStatus
 from blockstack.errors import ImageError
@@ -127,9 +128,23 @@ class Qcow2(Zeroing):
             async with self._lock:
                 run = await self.mapping.run(at // size, -(-end // size) - at // size)
             count = min(end, (at // size + run.clusters) * size) - at
-            parts.append(await self._read_run(run, at, count, run.host + at % size if run.host is not None else 0))
+            try:
+                part = await self._read_run(run, at, count, run.host + at % size if run.host is not None else 0)
+            except ImageError:
+                if await self._is(run, at):
+                    raise
+                continue
+            # Compressed data moves when a part of it is written, and its place goes to others.
+            if run.host is None and run.entry and not run.zero and not await self._is(run, at):
+                continue
+            parts.append(part)
             at += count
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _is(self, run: Run, offset: int) -> bool:
+        """Whether `run` is still what is at guest offset `offset`."""
+        async with self._lock:
+            return (await self.mapping.run(offset // self.header.cluster_size, run.clusters)).entry == run.entry
 
     async def block_status(self, offset: int, length: int) -> BlockStatus:
         """By the L2 table alone: the backing node is not asked whether it reads as zeroes."""
@@ -238,11 +253,15 @@ class Qcow2(Zeroing):
                     await self._forget(allocation)
 
     async def _link(self, allocation: Allocation, *, copied: bool) -> None:
-        """Map its clusters, and give back those that they replace (QEMU: qcow2_alloc_cluster_link_l2)."""
+        """Map its clusters, and give back those that they replace (QEMU: qcow2_alloc_cluster_link_l2).
+
+        Once they are mapped they are the guest's: replaced ones that cannot be given back are leaked, as in QEMU.
+        """
         await self._map(allocation, copied=copied)
         for run in () if allocation.kept else allocation.replaced:
             if run.entry:
-                await self.clusters.release(*self.mapping.extent(run.entry, run.clusters))
+                with suppress(OSError, ImageError):
+                    await self.clusters.release(*self.mapping.extent(run.entry, run.clusters))
 
     def _map(self, allocation: Allocation, *, copied: bool) -> Awaitable[None]:
         return self.mapping.link(allocation.guest_cluster, allocation.host, allocation.clusters, copied=copied)

@@ -122,6 +122,7 @@ class Mapping:
         else:
             shared = 0
             entries = np.zeros(self._header.cluster_size // 8, dtype=np.uint64)
+        await self._punch()  # it may take a cluster that waits for that (QEMU: alloc_clusters_noref)
         offset, _ = await self._refcounts.allocate(1)
         table = Table(offset, entries, dirty=True)
         try:
@@ -290,20 +291,20 @@ class Mapping:
 
     @asynccontextmanager
     async def holes(self) -> AsyncIterator[None]:
-        """Around `zeroize` and `discard`, under the lock: make holes of what was given back before anybody can have it.
-
-        QEMU: qcow2_process_discards, which ignores errors, too: a discard is optional.
+        """Around `zeroize` and `discard`, under the lock: make holes of what was given back before anybody can have it
+        (QEMU: qcow2_process_discards, which ignores errors, too: a discard is optional).
         """
         try:
             yield
-            for offset, count in self._unused:
-                with suppress(OSError):
-                    file = self._data.file
-                    end = min(offset + count * self._header.cluster_size, file.length)
-                    if offset < end:
-                        await file.pdiscard(offset, end - offset)
+            await self._punch()
         finally:
             self._unused.clear()
+
+    async def _punch(self) -> None:
+        unused, self._unused, file = self._unused, [], self._data.file
+        for offset, count in unused:
+            with suppress(OSError):
+                await file.pdiscard(offset, max(0, min(count * self._header.cluster_size, file.length - offset)))
 
     def extent(self, entry: int, clusters: int) -> tuple[int, int]:
         """Host offset and number of the clusters that `entry`, the first of `clusters`, refers to.
@@ -373,10 +374,11 @@ class Mapping:
         offsets = [int(entry) & OFFSET_MASK for entry in behind[behind != 0].tolist()]
         if not offsets:
             return
-        await self._file.pwritev(self._header.l1_offset + entries * 8, [bytes(8 * len(behind))], metadata=True)
-        await self._file.flush()
+        # In memory first: half of it may reach the disk, and what is linked from memory must be linked there, too.
         self._cache.forget_from(entries)
         behind[:] = 0
+        await self._file.pwritev(self._header.l1_offset + entries * 8, [bytes(8 * len(behind))], metadata=True)
+        await self._file.flush()
         for offset in offsets:
             self._metadata.remove(offset)
             await self._refcounts.free(offset, 1)

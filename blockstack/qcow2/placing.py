@@ -3,8 +3,10 @@
 """
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 
+from blockstack.errors import ImageError
 from blockstack.mutex import Mutex
 from blockstack.node import Node
 from blockstack.qcow2.allocation import Allocation, Part
@@ -151,11 +153,13 @@ class Placing(Node):
     async def _forget(self, allocation: Allocation) -> None:
         """Give up an allocation that was not linked (QEMU: qcow2_alloc_cluster_abort), under the lock.
 
-        The refcounts go back before anybody can see the allocation gone.
+        The refcounts go back before anybody can see the allocation gone. Where that fails the clusters are leaked: what
+        the guest is told is why they were given up.
         """
         try:
             if not allocation.kept:
-                await self.clusters.abort(allocation.host, allocation.clusters)
+                with suppress(OSError, ImageError):
+                    await self.clusters.abort(allocation.host, allocation.clusters)
         finally:
             self._end(allocation)
 

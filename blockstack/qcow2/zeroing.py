@@ -74,14 +74,14 @@ class Zeroing(Placing):
         if not self._discard or (self.header.version < 3 and self.backing is not None):
             return
         size = self.header.cluster_size
-        end = offset + length if offset + length == self.length else (offset + length) // size * size
-        first, last = -(-offset // size), -(-end // size)
-        if first >= last:
-            return
         with self.tracker.track(TrackedRequest(offset, length, RequestType.ZERO_WRITE)) as request:
             request.make_serialising(size)
             await self.tracker.wait_serialising(request)
-            await uninterrupted(self._discard_parts(first, last))
+            # Only now: the disk may have another end than when it was asked for.
+            end = min(offset + length, self.length)
+            first, last = -(-offset // size), -(-end // size) if end == self.length else end // size
+            if first < last:
+                await uninterrupted(self._discard_parts(first, last))
 
     async def _discard_parts(self, first: int, last: int) -> None:
         size = self.header.cluster_size
