@@ -54,6 +54,7 @@ class Cell:
     driver: str = "blockstack"  # or qemu
     qemu: str | None = None  # its version
     control: bool = False  # shows the hazard although its strategy is not `none`: QEMU, misled
+    exposing: int = 0  # of a QEMU's cell: fallocates in its exposed pairs
     beside: int | None = None  # zero-writes of QEMU and writes below them that were in the kernel together
 
     @property

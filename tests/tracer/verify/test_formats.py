@@ -12,7 +12,7 @@ from blockstack.guest import Damage, Oracle
 from blockstack.guest.mixed import Action, make_mixed_plan
 from blockstack.guest.stamp import payload
 from blockstack.journal import GUEST_SHIFT, RequestFlag
-from blockstack.strategies import STRATEGIES
+from blockstack.strategies import STRATEGIES, Auto
 from tests.tracer.verify.schema import VERIFY
 from tests.tracer.verify.test_verify import eofrace, one_line
 from tracer import trace
@@ -20,6 +20,7 @@ from tracer.analysis.conflicts import asked_together, grown_together
 from tracer.analysis.hazards import Verdict
 from tracer.analysis.rules.post_eof_fallocate import RULE
 from tracer.errors import Status
+from tracer.lab.scratch import filesystem_of
 from tracer.operations import FALLOC_FL_KEEP_SIZE, OPERATION, Op, Operations
 from tracer.verify import matrix
 from tracer.verify.formats import matrix as formats_matrix
@@ -100,6 +101,26 @@ def test_a_mirror_to_large_clusters_refutes_the_claim_and_a_strategy_protects_it
             assert (cell["post_eof_fallocates"] > 50) is (cell["case"] == "qcow2-128k")
     assert len(found) == 9
     assert done.returncode == Status.HAZARD
+
+
+def test_auto_goes_by_what_it_was_told(tmp_path: Path) -> None:
+    """It leaves the order to a kernel that is known to be safe, and is never confirmed for that."""
+    options = Options(
+        strategies=(Auto(frozenset({filesystem_of(tmp_path)})),),
+        fallocates=("kernel",),
+        fs=None,
+        aio=None,
+        evidence="driver",
+        directory=tmp_path,
+        writes=400,
+        seed=1,
+        cluster_size=65536,
+        format="raw",
+    )
+    told = formats_matrix.run(options, SILENT).cells[-1]
+    assert told.relies_on_kernel
+    assert told.judgement.verdict is not Verdict.CONFIRMED
+    assert "relies on the kernel" in told.judgement.reason
 
 
 @pytest.mark.parametrize("format_name", list(SUBJECTS))

@@ -15,7 +15,7 @@ from tracer.errors import UnsupportedError
 from tracer.lab.children import ChildError
 from tracer.lab.scratch import AnonymousFile
 from tracer.operations import Op
-from tracer.verify.cell import Cell, count
+from tracer.verify.cell import Cell, as_relying, count, relies_on_kernel
 from tracer.verify.formats.subject import Stage, Subject
 from tracer.verify.ground import Ground
 from tracer.verify.options import Options
@@ -41,6 +41,14 @@ def run_subject(
     exercised = len(conflicts) if len(conflicts) else len(grown_together(ops, of_reads=subject.of_reads))
     counts = count(played, found.outcome.tolist(), len(found.first) if control is None else exercised)
     readback = played.readback
+    relies = relies_on_kernel(strategy, ground, fallocate)
+    judgement = judge(
+        counts,
+        is_control=control is None,
+        may_lose=fallocate in RACY,
+        control=None if control is None else control.judgement,
+        control_exposed=0 if control is None else control.counts.exposed,
+    )
     return Cell(
         strategy=strategy.name,
         fallocate=fallocate,
@@ -53,13 +61,7 @@ def run_subject(
         waits=len(set(ops[ops["op"] == Op.MARK_WAIT]["request"].tolist())),
         min_gap_ns=min_gap_ns(ops, conflicts, found),
         counts=counts,
-        judgement=judge(
-            counts,
-            is_control=control is None,
-            may_lose=fallocate in RACY,
-            control=None if control is None else control.judgement,
-            control_exposed=0 if control is None else control.counts.exposed,
-        ),
+        judgement=as_relying(judgement) if relies else judgement,
         ops=ops,
         mechanisms=ground.mechanisms,
         gaps=ground.gaps,
@@ -70,6 +72,7 @@ def run_subject(
         case=subject.case,
         format=subject.format,
         variant=subject.variant,
+        relies_on_kernel=relies,
     )
 
 

@@ -7,6 +7,7 @@ from tracer.verify.cell import Cell
 from tracer.verify.formats.cell import run_subject
 from tracer.verify.formats.registry import SUBJECTS
 from tracer.verify.ground import prepare
+from tracer.verify.informed import informed
 from tracer.verify.matrix import Progress, Report, overall
 from tracer.verify.options import Options
 
@@ -16,12 +17,14 @@ def run(options: Options, progress: Progress) -> Report:
     pairs = SUBJECTS[options.format]
     plans = [subject.plan(options) for _, subject in pairs]
     total = len(options.fallocates) * len(pairs) * (1 + len(options.strategies))
+    told: list[str] = []
+    strategies = informed(options, told)
     cells: list[Cell] = []
     with prepare(options, max(plans, key=lambda plan: plan.size)) as ground:
         for fallocate in options.fallocates:
             for broken, subject in pairs:
                 control: Cell | None = None
-                rows = [(broken, STRATEGIES[CONTROL]), *((subject, strategy) for strategy in options.strategies)]
+                rows = [(broken, STRATEGIES[CONTROL]), *((subject, strategy) for strategy in strategies)]
                 for what, strategy in rows:
                     progress.started(options.format, fallocate, len(cells) + 1, total)
                     cell = run_subject(ground, options, what, strategy, fallocate, control, progress.acknowledged)
@@ -33,7 +36,7 @@ def run(options: Options, progress: Progress) -> Report:
             options,
             os.uname().release,
             cells,
-            list(ground.notes),
+            [*told, *ground.notes],
             cells[0].mechanisms,
             cells[0].gaps,
             overall(cells),

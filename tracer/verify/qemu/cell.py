@@ -25,8 +25,8 @@ FALLOCATE = "kernel"
 """The only column there is: nothing stands between QEMU and its system calls."""
 
 ENOUGH_MISLED = 5
-"""Pairs that a misled build has to expose: one that orders nothing would then expose none by chance in e^-5 of all
-runs (0.7 %).
+"""Fallocates that a misled build has to expose: one that orders nothing would then expose none by chance in e^-5 of
+all runs (0.7 %). Fallocates, not pairs: a slow one meets many writes at once.
 
 How much a strategy may let through unseen is blockstack's control to say, as everywhere.
 """
@@ -66,7 +66,7 @@ def run_cell(
         waits=apart.waited,
         min_gap_ns=min((one for one in (gap, apart.min_gap_ns) if one is not None), default=None),
         counts=counts,
-        judgement=_judge(counts, controls),
+        judgement=_judge(counts, controls, zero_writes=zero_writes > 0),
         ops=ops,
         mechanisms=ground.mechanisms,
         gaps=ground.gaps,
@@ -78,10 +78,18 @@ def run_cell(
         qemu=build.version,
         control=misled,
         beside=beside(ops),
+        exposing=len(np.unique(found.first)),
     )
 
 
-def _judge(counts: Counts, controls: Sequence[Cell]) -> Judgement:
+def nothing_to_mislead(cell: Cell) -> bool:
+    """Whether a misled build's cell shows that it zero-writes nothing: blockstack's control has to do then."""
+    counts = cell.counts
+    whole = counts.failure is None and not (counts.dropped or counts.unfinished or counts.unaccounted)
+    return whole and not cell.zero_writes
+
+
+def _judge(counts: Counts, controls: Sequence[Cell], *, zero_writes: bool) -> Judgement:
     if not controls:
         return judge(counts, is_control=True, may_lose=False)
     blockstack, *misled = controls
@@ -92,11 +100,17 @@ def _judge(counts: Counts, controls: Sequence[Cell]) -> Judgement:
         control=blockstack.judgement,
         control_exposed=blockstack.counts.exposed,
     )
+    if judgement.verdict is not Verdict.CONFIRMED:
+        return judgement
+    if zero_writes and not misled:
+        return Judgement(Verdict.INCONCLUSIVE, "the build zero-writes, and had no zero-writes when it was misled")
     for control in misled:
-        if judgement.verdict is Verdict.CONFIRMED and control.counts.exposed < ENOUGH_MISLED:
+        name = f"{control.strategy}, its own control,"
+        if control.judgement.verdict not in (Verdict.UNSAFE, Verdict.CORRUPT):
+            return Judgement(Verdict.INCONCLUSIVE, f"{name} shows nothing: {control.judgement.reason}")
+        if control.exposing < ENOUGH_MISLED:
             return Judgement(
                 Verdict.INCONCLUSIVE,
-                f"{control.strategy}, its own control, exposed only {control.counts.exposed} pairs of the"
-                f" {ENOUGH_MISLED} that it takes: raise --writes",
+                f"{name} exposed only {control.exposing} of the {ENOUGH_MISLED} fallocates it takes: raise --writes",
             )
     return judgement

@@ -17,6 +17,7 @@ from tracer.errors import UnsupportedError
 from tracer.verify.qemu.daemon import EXPORT, NAME, Daemon
 
 _CONNECT_SECONDS = 60.0  # some tenths of one, but for an emulated machine
+_ANSWER_SECONDS = 180.0  # a build that waits for itself would never
 
 
 def import_libnbd() -> Any:
@@ -116,7 +117,10 @@ class NbdDisk:
         self._queue.append((future, lambda: issue(done)))
         self._pending.add(future)
         try:
-            await future
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                await future
+        except TimeoutError:
+            raise OSError(errno.ETIMEDOUT, f"{NAME} has not answered for {_ANSWER_SECONDS:g} s") from None
         except OSError as error:
             raise self._broken() if self._gone() else error from None
         finally:

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -151,5 +152,7 @@ def served(
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    process.kill()
+    # The whole session: where the program is a script, QEMU is its child.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()

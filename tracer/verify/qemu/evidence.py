@@ -105,7 +105,8 @@ def kept_apart(ops: Operations, wanted: GuestPairs) -> Apart:
     - the zero-write is post-EOF by the size that the kernel had, the write ends behind it, and both succeeded;
     - two guest requests caused them, which were in flight together;
     - they were not in the kernel together, and when the earlier one began, the guest had asked for the later one
-      already: the driver had both in hand and ran one after the other.
+      already. Whether that had reached the driver by then only the driver knows: that it would have run some of them
+      together is what the misled build shows.
     """
     marks = ops[(ops["op"] == Op.MARK_GUEST_WRITE) & (ops["seq_end"] != 0)]
     marks = marks[np.argsort(marks["request"])]

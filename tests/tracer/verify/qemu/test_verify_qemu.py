@@ -22,6 +22,7 @@ from tracer import trace
 from tracer.analysis.rules.post_eof_fallocate import RULE
 from tracer.errors import Status, UnsupportedError
 from tracer.operations import Op
+from tracer.verify.qemu import client
 from tracer.verify.qemu.client import NbdDisk, connected
 from tracer.verify.qemu.daemon import NAME, Daemon, builds, served
 
@@ -126,6 +127,40 @@ def test_a_qemu_that_is_gone_before_the_handshake(tmp_path: Path) -> None:
             time.sleep(0.01)
         with pytest.raises(UnsupportedError, match="it is too late"):
             asyncio.run(main(daemon))
+
+
+def test_a_qemu_that_stands_still_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one would whose requests wait for each other."""
+    monkeypatch.setattr(client, "_ANSWER_SECONDS", 0.5)
+    image = tmp_path / "image"
+    asyncio.run(blockstack.create(image, 1 << 20))
+
+    async def main(daemon: Daemon) -> None:
+        async with connected(daemon) as disk:
+            await disk.pwritev(0, [b"x" * 512])
+            os.kill(daemon.pid, signal.SIGSTOP)
+            await disk.pwritev(0, [b"y" * 512])
+
+    with served(builds(())[0], image, aio="native", direct=True) as daemon, pytest.raises(TimeoutError, match=NAME):
+        asyncio.run(main(daemon))
+
+
+def test_a_script_that_stays_beside_qemu_leaves_nothing(tmp_path: Path) -> None:
+    image, told = tmp_path / "image", tmp_path / "pid"
+    asyncio.run(blockstack.create(image, 1 << 20))
+    (build,) = builds((daemon_that(tmp_path, f'{NAME} "$@" & echo $! > {told}.new; mv {told}.new {told}; wait'),))
+
+    async def main(daemon: Daemon) -> None:
+        async with connected(daemon) as disk:
+            await disk.flush()
+
+    with served(build, image, aio="native", direct=True) as daemon:
+        asyncio.run(main(daemon))
+        child = int(told.read_text())
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{child}/exe").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not Path(f"/proc/{child}/exe").exists()
 
 
 def test_a_qemu_that_refuses_is_told_in_one_line(tmp_path: Path) -> None:
