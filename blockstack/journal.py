@@ -9,6 +9,7 @@ traced, these numbers are the order of events.
 import contextvars
 import enum
 import itertools
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,9 @@ GUEST_SHIFT = 32
 
 NO_RESULT = -(2**63)
 """`result` of an entry that never ended."""
+
+UNKNOWN_SIZE = -1
+"""i_size that was not seen."""
 
 guest_request: contextvars.ContextVar[int] = contextvars.ContextVar("guest_request", default=0)
 """Number of the guest request on whose behalf the current task works (QEMU: the coroutine's own request)."""
@@ -48,7 +52,7 @@ class RequestFlag(enum.IntFlag):
 
 @dataclass(slots=True)
 class Entry:
-    """One interval. Times in ns, offset, length and sizes in bytes; sizes are -1 and times 0 where unknown."""
+    """One interval. Times in ns, 0 where unknown; offset, length and sizes in bytes, sizes UNKNOWN_SIZE."""
 
     kind: Kind
     offset: int
@@ -58,12 +62,24 @@ class Entry:
     seq_begin: int
     t_begin: int
     tid: int
-    size_begin: int = -1
-    size_end: int = -1
+    size_begin: int = UNKNOWN_SIZE
+    size_end: int = UNKNOWN_SIZE
     seq_end: int = 0
     t_end: int = 0
     t_applied: int = 0
     result: int = NO_RESULT
+
+
+def sampled_size(fd: int) -> int:
+    """i_size of the file in bytes, now; UNKNOWN_SIZE where it cannot be had.
+
+    fstat(2) fails with EIO on an XFS that has shut down (xfs_vn_getattr), and what is told to the journal must not
+    take the place of what the request ends with.
+    """
+    try:
+        return os.fstat(fd).st_size
+    except OSError:
+        return UNKNOWN_SIZE
 
 
 class Journal:
@@ -78,7 +94,9 @@ class Journal:
         """Id for a new tracked request of the current guest request."""
         return guest_request.get() << GUEST_SHIFT | next(self._serial)
 
-    def begin(self, kind: Kind, offset: int, length: int, *, request: int, flags: int = 0, size: int = -1) -> Entry:
+    def begin(
+        self, kind: Kind, offset: int, length: int, *, request: int, flags: int = 0, size: int = UNKNOWN_SIZE
+    ) -> Entry:
         """Open an interval that starts now; `end` closes it."""
         entry = Entry(
             kind,

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 
 from blockstack.buffers import AlignedBuffer
-from blockstack.journal import Entry, Journal, Kind
+from blockstack.journal import Entry, Journal, Kind, sampled_size
 from blockstack.settled import Uncancellable
 
 
@@ -127,4 +127,4 @@ class BatchedEngine(ABC):
             self._journal.end(pending.entry, result, self._size)
 
     def _size(self) -> int:
-        return os.fstat(self._fd).st_size
+        return sampled_size(self._fd)

@@ -4,7 +4,7 @@ import errno
 import os
 
 from blockstack.buffers import AlignedBuffer
-from blockstack.journal import Journal, Kind
+from blockstack.journal import Journal, Kind, sampled_size
 from blockstack.workers import Workers
 
 WORKERS = 16
@@ -52,8 +52,7 @@ class ThreadPool:
         journal = self._journal
         if journal is None:
             return os.pwritev(self._fd, [view], offset)
-        size = os.fstat(self._fd).st_size
-        entry = journal.begin(Kind.WRITE, offset, len(view), request=request, size=size)
+        entry = journal.begin(Kind.WRITE, offset, len(view), request=request, size=sampled_size(self._fd))
         result = -errno.EIO
         try:
             result = os.pwritev(self._fd, [view], offset)
@@ -61,5 +60,5 @@ class ThreadPool:
             result = -(error.errno or errno.EIO)
             raise
         finally:
-            journal.end(entry, result, lambda: os.fstat(self._fd).st_size)
+            journal.end(entry, result, lambda: sampled_size(self._fd))
         return result

@@ -9,7 +9,7 @@ import errno
 import os
 from collections.abc import Callable
 
-from blockstack.journal import Journal, Kind
+from blockstack.journal import Journal, Kind, sampled_size
 from blockstack.workers import Workers
 
 FALLOC_FL_KEEP_SIZE = 0x01
@@ -31,8 +31,12 @@ class FileCalls:
         self._pool = Workers(WORKERS, "fallocate")
 
     def size(self) -> int:
-        """i_size in bytes, now."""
+        """i_size in bytes, now. Raises OSError."""
         return os.fstat(self._fd).st_size
+
+    def sampled_size(self) -> int:
+        """i_size in bytes, now, for the journal: UNKNOWN_SIZE where it cannot be had."""
+        return sampled_size(self._fd)
 
     def hole(self, offset: int) -> tuple[bool, int]:
         """Whether `offset` lies in a hole, and where that, or the data there, ends (QEMU: find_allocation)."""
@@ -77,7 +81,8 @@ class FileCalls:
         if self.journal is None:
             call()
             return
-        entry = self.journal.begin(kind, offset, length, request=request, flags=flags, size=self.size())
+        size = self.sampled_size()
+        entry = self.journal.begin(kind, offset, length, request=request, flags=flags, size=size)
         result = 0
         try:
             call()
@@ -85,4 +90,4 @@ class FileCalls:
             result = -(error.errno or errno.EIO)
             raise
         finally:
-            self.journal.end(entry, result, self.size)
+            self.journal.end(entry, result, self.sampled_size)

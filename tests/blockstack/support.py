@@ -30,13 +30,22 @@ needs_qemu = pytest.mark.skipif(
 def run(main: Coroutine[Any, Any, T], seconds: float = 30) -> T:
     """Run `main`; whatever hangs is a failure after `seconds`."""
 
+    stuck: list[bool] = []
+
     async def limited() -> T:
         _HOLDS.clear()
         # A cancelled write waits for its end: what is held has to be let go.
         asyncio.get_running_loop().call_later(seconds, _release_all)
         return await asyncio.wait_for(main, seconds)
 
-    return asyncio.run(limited())
+    runner = asyncio.Runner()
+    runner.get_loop().call_later(2 * seconds, stuck.append, True)
+    runner.get_loop().call_later(2 * seconds, runner.get_loop().stop)
+    try:
+        return runner.run(limited())
+    finally:
+        if not stuck:  # what cannot be cancelled would not let it close
+            runner.close()
 
 
 def _release_all() -> None:

@@ -2,8 +2,10 @@
 
 import asyncio
 import errno
+import fcntl
 import os
 import resource
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +14,10 @@ import pytest
 
 import blockstack
 from blockstack.aio import ENGINES
+from blockstack.journal import UNKNOWN_SIZE, Journal, Kind
 from tests.blockstack.support import check, needs_qemu, payload, qemu_io, run
 from tracer.lab.held import HeldDisk, held_scratch
-from tracer.lab.scratch import loop_scratch
+from tracer.lab.scratch import default_directory, loop_scratch
 
 pytestmark = pytest.mark.usefixtures("direct")
 
@@ -167,3 +170,42 @@ async def _failing(disk: HeldDisk, path: Path, aio: str, prefix: bytes, data: by
         await image.pwritev(3 * CLUSTER, [b"w" * CLUSTER])
         await image.flush()
         assert await image.preadv(0, CLUSTER) == data
+
+
+@pytest.mark.root
+@engines
+@pytest.mark.parametrize("fallocate", ["kernel", "legacy-xfs"])
+def test_a_file_system_that_has_shut_down_is_an_error_and_no_hang(aio: str, fallocate: str) -> None:
+    """fstat(2) fails too then: the journal lacks a size, and the request still ends."""
+    journal = Journal()
+    with loop_scratch("xfs", 320 * MIB, default_directory()) as scratch, scratch.new_file() as file:
+
+        async def main() -> None:
+            await blockstack.create(file.path, 64 * MIB, cluster_size=CLUSTER)
+            async with blockstack.open(file.path, aio=aio, fallocate=fallocate, journal=journal) as disk:
+                await disk.pwritev(0, [payload(1, CLUSTER)])
+                shut_down(scratch.path)
+                for request in (
+                    disk.pwritev(0, [payload(2, CLUSTER)]),  # in place
+                    disk.pwritev(8 * CLUSTER, [payload(3, 4096)]),  # a zero-write
+                    disk.preadv(0, CLUSTER),
+                    disk.flush(),
+                ):
+                    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+                        await request
+
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):  # of closing it
+            run(main())
+    writes = [entry for entry in journal.entries if entry.kind is Kind.WRITE]
+    assert writes[-1].result == -errno.EIO
+    assert writes[-1].size_end == UNKNOWN_SIZE
+    assert all(entry.seq_end for entry in journal.entries)
+
+
+def shut_down(mount_point: Path) -> None:
+    """XFS_IOC_GOINGDOWN of fs/xfs/libxfs/xfs_fs.h, without writing the log."""
+    descriptor = os.open(mount_point, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.ioctl(descriptor, 0x8004587D, struct.pack("=I", 2))
+    finally:
+        os.close(descriptor)
