@@ -136,6 +136,28 @@ def test_a_dead_daemon_means_an_error_and_no_hang() -> None:
                 hold.wait(LIMIT, 2)
 
 
+@pytest.mark.parametrize("program", ["nbdfuse", "nbdkit"])
+def test_what_the_death_broke_is_told_as_the_death(program: str) -> None:
+    with pytest.raises(HeldDiskError, match="has ended"), held_scratch("xfs", SIZE, default_directory()) as disk:
+        write_while_it_dies(disk, program)
+
+
+def write_while_it_dies(disk: HeldDisk, program: str) -> None:
+    [nbdfuse] = disk.pids
+    [nbdkit] = Path(f"/proc/{nbdfuse}/task/{nbdfuse}/children").read_text().split()
+    with disk.scratch.new_file() as file, open(file.path, "r+b") as buffered:
+        buffered.write(payload(disk.marker()))
+        buffered.flush()
+        os.kill(nbdfuse if program == "nbdfuse" else int(nbdkit), signal.SIGKILL)
+        os.fsync(buffered.fileno())
+    pytest.fail("the disk did not die")
+
+
+def test_an_error_with_a_living_disk_stays_what_it_is() -> None:
+    with pytest.raises(OSError, match="No space"), held_scratch("xfs", SIZE, default_directory()):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def test_a_stopped_server_is_reported(disk: HeldDisk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tracer.lab.held._ANSWER_SECONDS", 0.5)
     children = Path(f"/proc/{disk.pids[0]}/task/{disk.pids[0]}/children").read_text().split()

@@ -159,6 +159,11 @@ class HeldDisk:
                 raise self._died()
             return bool(done)
 
+    def _has_ended(self) -> bool:
+        """Whether it is dead, or dying: what was in flight fails some time before the death is heard of."""
+        with self._state:
+            return self._state.wait_for(lambda: self._dead, 2 * _LOOK)
+
     def _died(self) -> HeldDiskError:
         return HeldDiskError(f"the held disk has ended{self._daemon.last_words()}: run it again")
 
@@ -198,7 +203,8 @@ def held_scratch(fs: str, size: int, backing_dir: Path) -> Iterator[HeldDisk]:
     """A fresh file system `fs` of `size` bytes on a held disk, mounted for this process and its children alone.
 
     Call it in a thread that lives as long as the context: the helpers die with it. Raises `UsageError` and
-    `UnsupportedError` as `scratch.loop_scratch` does, `UnsupportedError` too where nbdkit, nbdfuse or FUSE is missing.
+    `UnsupportedError` as `scratch.loop_scratch` does, `UnsupportedError` too where nbdkit, nbdfuse or FUSE is missing,
+    and `HeldDiskError` in place of whatever the death of the disk made of the block.
     """
     kind = scratch.kind_of(fs, size)
     namespace.enter_private_namespace()
@@ -219,7 +225,13 @@ def held_scratch(fs: str, size: int, backing_dir: Path) -> Iterator[HeldDisk]:
             stack.callback(loop.wait_cleared, device, file)
             _direct(device)
             disk.scratch = stack.enter_context(scratch.mounted(fs, kind, device))
-        yield disk
+        try:
+            yield disk
+        except Exception as error:
+            # Who works on a disk that has died meets an I/O error before `disk` hears of the death.
+            if isinstance(error, HeldDiskError) or not disk._has_ended():
+                raise
+            raise disk._died() from error
 
 
 def _close(descriptor: int) -> None:
