@@ -29,10 +29,12 @@ def refuse_mode(mode: str, *, format: str, backed: bool = False) -> None:
         raise ImageError("backing file and preallocation cannot be used at the same time")
 
 
-async def preallocate(image: "Qcow2", mode: str) -> None:
-    """Map every cluster of `image`, which is empty, and allocate it in the file as `mode` says. Raises OSError."""
+async def preallocate(image: "Qcow2", mode: str, start: int = 0, end: int | None = None) -> None:
+    """Map the clusters of `image` that begin from guest offset `start` on, up to `end` or that of the disk, and
+    allocate them in the file as `mode` says. Nothing is mapped there yet. Raises OSError.
+    """
     size, l2_entries = image.header.cluster_size, image.header.l2_entries
-    first, end = 0, -(-image.length // size)
+    first, end = -(-start // size), -(-(image.length if end is None else end) // size)
     extents: list[tuple[int, int]] = []
     while first < end:
         async with image._lock:

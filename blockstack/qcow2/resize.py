@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from blockstack.node import ZERO_CHUNK
 from blockstack.qcow2.header import MAX_L1_BYTES
+from blockstack.qcow2.preallocate import preallocate
 
 if TYPE_CHECKING:
     from blockstack.qcow2.image import Qcow2
@@ -24,9 +25,6 @@ async def resize(image: "Qcow2", length: int) -> None:
     their disk, EFBIG where the L1 table would be too large; ImageError.
     """
     header, old = image.header, image.length
-    if header.external or header.extended_l2:
-        what = "an external data file" if header.external else "extended L2 entries"
-        raise OSError(errno.ENOTSUP, f"an image with {what} cannot be resized yet")
     if length % SECTOR:
         raise OSError(errno.EINVAL, f"the new size must be a multiple of {SECTOR} bytes")
     if image.snapshots and header.version < 3:
@@ -35,6 +33,11 @@ async def resize(image: "Qcow2", length: int) -> None:
         await _cut(image, length)
     else:
         await _grow(image, length)
+    if header.external:
+        if header.data_file_raw and length > old:
+            # Whoever reads the data file alone sees every cluster: so has the image to (QEMU: data_file_is_raw).
+            await preallocate(image, "metadata", old, length)
+        await image.data.truncate(length, shrink=True)
     await image.file.pwritev(_SIZE, [length.to_bytes(8, "big")], metadata=True)
     await image.file.flush()
     header.size = image.length = length
@@ -52,11 +55,12 @@ async def _grow(image: "Qcow2", length: int) -> None:
         await image.mapping.grow_l1(entries)
     # What lies behind the old end in its last cluster may be of a longer backing file, or of a disk that was cut.
     aligned = min(length, old + -old % size) if (old := image.length) else 0
-    if aligned > old:
-        async with image._lock:
-            run = await image.mapping.run(old // size, 1)
-        if run.host is not None or (run.entry and not run.zero) or _backed_from(image, old):
-            await image._pwritev_parts(old, [bytes(aligned - old)])
+    at = old
+    while at < aligned:
+        status = await image.block_status(at, aligned - at)
+        if (status.allocated and not status.zero) or (not status.allocated and _backed_from(image, at)):
+            await image._pwritev_parts(at, [bytes(status.length)])
+        at += status.length
     if aligned >= length or not _backed_from(image, aligned):
         return
     if header.version < 3:
