@@ -49,6 +49,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--vm-racy", action="store_true", help="build the kernels racy and stock if they are not cached")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes (pytest-xdist, --dist loadgroup) what changes the host stays in one of them.
+
+    Tests marked `root` look at all loop devices and mounts of the host; those marked `vm` change nothing there. What
+    shares a module shares its fixtures.
+    """
+    marks: dict[object, set[str]] = {}
+    for item in items:
+        marks.setdefault(item.path, set()).update(mark.name for mark in item.iter_markers())
+    for item in items:
+        group = next((name for name in ("vm", "root") if name in marks[item.path]), "plain")
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what this host cannot run."""
     for marker, reason in _NEEDS.items():

@@ -109,17 +109,19 @@ def test_a_run_that_is_ended_leaves_nothing(number: signal.Signals, after: float
 
 
 def machine_state() -> tuple[list[str], list[str], list[str]]:
-    """Loop devices with a backing file, mounts of this namespace, and helper processes."""
+    """Loop devices with a backing file, mounts of this namespace, and helpers that this process's tests started."""
     loops = subprocess.run(["losetup", "-a"], capture_output=True, text=True, check=True).stdout.splitlines()
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
     helpers = []
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "").encode()
     for entry in Path("/proc").iterdir():
         if re.fullmatch(r"\d+", entry.name):
             try:
                 name = (entry / "comm").read_text().strip()
+                theirs = worker and worker not in (entry / "environ").read_bytes()
             except OSError:
                 continue
-            if name in ("qemu-img", "mkfs.xfs", "qemu-storage-da"):
+            if not theirs and name in ("qemu-img", "mkfs.xfs", "qemu-storage-da"):
                 helpers.append(name)
     return loops, mounts, helpers
 
