@@ -23,6 +23,7 @@ PROGRAM = (
     "direct_write.c",
     "io_uring.c",
     "syscalls.c",
+    "select.c",
 )
 """The files that every host's program has, in the order in which they build on each other.
 

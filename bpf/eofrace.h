@@ -125,6 +125,30 @@ BPF_TABLE("lru_hash", u64, struct operation, punts, 16384);	/* address of struct
 BPF_PERCPU_ARRAY(drops, u64, DROP_KINDS);		/* enum drop -> operations lost */
 BPF_RINGBUF_OUTPUT(ring, RING_PAGES);			/* struct operation, finished */
 
+#if BY_PROCESS
+struct comm {
+	char name[16];
+};
+
+BPF_HASH(selected, u32, u8, 16384);			/* process (tgid) that is traced -> 1 */
+BPF_HASH(comms, struct comm, u8, 64);			/* name under which an exec is traced -> 1 */
+#endif
+
+#if !BY_FILE
+#define NAME_PARTS	12
+#define NAME_BYTES	64
+
+/* The way of a file up to the root of its file system, as the operation found it that came first. */
+struct name {
+	u32 parts;
+	u32 whole;		/* 1: up to the root */
+	u8 text[NAME_PARTS * NAME_BYTES];	/* of NAME_BYTES each, the file's own name first; cut off if longer */
+};
+
+BPF_TABLE("lru_hash", struct inode_key, struct name, names, 4096);
+BPF_PERCPU_ARRAY(new_name, struct name, 1);
+#endif
+
 #define NO_WAKEUP	1	/* BPF_RB_NO_WAKEUP: the reader polls */
 
 #define FIELD(type, base, off) ({						\
@@ -192,21 +216,104 @@ static inline struct inode_key key_of(u64 inode)
 	return key;
 }
 
-/* Fill in dev and ino; 0 if nobody watches the inode. */
+#if !BY_FILE
+#define S_IFMT		0170000
+#define S_IFREG		0100000
+
+/* Of linux/magic.h: regular files there hold no data. */
+static inline int is_pseudo(u64 magic)
+{
+	switch (magic) {
+	case 0x9fa0:		/* proc */
+	case 0x62656572:	/* sysfs */
+	case 0x63677270:	/* cgroup2 */
+	case 0x27e0eb:		/* cgroup */
+	case 0x64626720:	/* debugfs */
+	case 0x74726163:	/* tracefs */
+	case 0x73636673:	/* securityfs */
+	case 0xf97cff8c:	/* selinuxfs */
+	case 0x62656570:	/* configfs */
+	case 0xcafe4a11:	/* bpf */
+		return 1;
+	}
+	return 0;
+}
+
+/* What stat(2) would say of a super block's dev_t: new_encode_dev(). */
+static inline u64 encoded_dev(u64 dev)
+{
+	u64 minor = dev & 0xfffff;
+
+	return (minor & 0xff) | (dev >> 20) << 8 | (minor & ~0xffULL) << 12;
+}
+
+static inline int is_data_file(u64 inode)
+{
+	if ((FIELD(u16, inode, OFF_inode_i_mode) & S_IFMT) != S_IFREG)
+		return 0;
+	return !is_pseudo(FIELD(u64, FIELD(u64, inode, OFF_inode_i_sb), OFF_super_block_s_magic));
+}
+#endif
+
+/* Fill in dev and ino; 0 if the inode, or the current process, is not traced. */
 static inline int identify(struct operation *op, u64 inode)
 {
 	struct inode_key key;
-	u64 *dev;
 
+#if BY_PROCESS
+	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+
+	if (!selected.lookup(&tgid))
+		return 0;
+#endif
 	if (!inode)
 		return 0;
 	key = key_of(inode);
-	dev = watched.lookup(&key);
+#if BY_FILE
+	u64 *dev = watched.lookup(&key);
+
 	if (!dev)
 		return 0;
-	op->ino = key.ino;
 	op->dev = *dev;
+#else
+	if (!is_data_file(inode))
+		return 0;
+	op->dev = encoded_dev(key.dev);
+#endif
+	op->ino = key.ino;
 	return 1;
+}
+
+/* Keep the path of a file when it is first met: once the process is gone, nobody can tell it. */
+static inline void note_name(u64 file)
+{
+#if !BY_FILE
+	struct inode_key key = key_of(FIELD(u64, file, OFF_file_f_inode));
+	struct name *name;
+	u64 dentry, parent;
+	int zero = 0;
+	int i;
+
+	if (names.lookup(&key))
+		return;
+	name = new_name.lookup(&zero);
+	if (!name)
+		return;
+	name->parts = 0;
+	name->whole = 0;
+	dentry = FIELD(u64, file, OFF_file_f_path_dentry);
+	for (i = 0; i < NAME_PARTS; i++) {
+		parent = FIELD(u64, dentry, OFF_dentry_d_parent);
+		if (!parent || parent == dentry) {
+			name->whole = 1;
+			break;
+		}
+		bpf_probe_read_kernel_str(name->text + i * NAME_BYTES, NAME_BYTES, (void *)FIELD(u64, dentry, OFF_dentry_d_name_name));
+		name->parts = i + 1;
+		dentry = parent;
+	}
+	names.update(&key, name);
+#endif
 }
 
 /* current->files->fdt->fd[fd], as fdget() does; 0 if there is none. */
@@ -266,6 +373,7 @@ static inline int begin_on_file(struct call *call, u64 file, u8 kind)
 	call->inode = file ? FIELD(u64, file, OFF_file_f_inode) : 0;
 	if (!identify(&call->op, call->inode))
 		return -1;
+	note_name(file);
 	begin_now(&call->op);
 	call->op.seq_begin = take_numbers(1);
 	call->op.op = kind;

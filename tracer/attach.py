@@ -17,7 +17,7 @@ import numpy as np
 import bpf
 from tracer import btf, hooks, interrupts
 from tracer.errors import UnsupportedError
-from tracer.hooks import Mechanism, Plan, Probe
+from tracer.hooks import WATCHED_FILES, Mechanism, Plan, Probe, Selection
 from tracer.loader import attach_kfunc, build, import_bcc, quiet
 from tracer.operations import OPERATION, Operations
 
@@ -32,6 +32,9 @@ LIMITS = (
     "a file on overlayfs must be watched on the file system below it",
 )
 """What no hook covers on any host."""
+
+NAME_BYTES = 64
+"""Bytes of one component of a path in bpf/eofrace.h, the NUL at its end among them."""
 
 DROP_KINDS = ("ring full", "map full", "end not seen", "not through iomap")
 """Why an operation was lost, in the order of enum drop in bpf/eofrace.h."""
@@ -98,6 +101,45 @@ class Probes:
                     with contextlib.suppress(KeyError):
                         del entries[key]
 
+    def follow(self, pid: int) -> None:
+        """Record operations of this process, and of the children that it makes from now on."""
+        table = self._program[b"selected"]
+        table[ctypes.c_uint32(pid)] = ctypes.c_uint8(1)
+
+    def unfollow(self, pid: int) -> None:
+        """No longer record this process; nothing happens if it is not followed. Its children go on being recorded."""
+        with contextlib.suppress(KeyError):
+            del self._program[b"selected"][ctypes.c_uint32(pid)]
+
+    def follow_comm(self, name: str) -> None:
+        """Follow every process that takes this name when it executes a program from now on.
+
+        Of a longer name the kernel keeps 15 bytes.
+        """
+        table = self._program[b"comms"]
+        key = table.Key()
+        ctypes.memmove(ctypes.addressof(key), os.fsencode(name)[:15].ljust(16, b"\0"), 16)
+        table[key] = ctypes.c_uint8(1)
+
+    def followed(self) -> set[int]:
+        """Processes that are followed now."""
+        return {int(key.value) for key in self._program[b"selected"]}
+
+    def names(self) -> dict[tuple[int, int], tuple[str, bool]]:
+        """Path from the root of its file system of each file met, by (kernel's st_dev, inode), and whether it is whole.
+
+        Only where `Selection.by_file` is not set. The last 4,096 files: a path that is not whole lacks its begin.
+        """
+        found = {}
+        for key, leaf in self._program[b"names"].items():
+            text = bytes(leaf.text)
+            parts = [
+                _part(text[at : at + NAME_BYTES]) for at in reversed(range(0, leaf.parts * NAME_BYTES, NAME_BYTES))
+            ]
+            dev = os.makedev(key.dev >> 20, key.dev & 0xFFFFF)
+            found[dev, int(key.ino)] = ("/".join(parts), bool(leaf.whole))
+        return found
+
     def inflight(self) -> Operations:
         """OPERATION rows of what has begun on a watched inode and not ended, as of now."""
         rows = b"".join(
@@ -160,12 +202,21 @@ class Probes:
         return None
 
 
+def _part(raw: bytes) -> str:
+    """One component of a path; what did not fit is shown as cut off."""
+    text = raw.partition(b"\0")[0]
+    return os.fsdecode(text) + ("..." if len(text) == len(raw) - 1 else "")
+
+
 @contextlib.contextmanager
-def attach(ring_bytes: int = 16 << 20, mechanism: str = Mechanism.AUTO) -> Iterator[Probes]:
+def attach(
+    ring_bytes: int = 16 << 20, mechanism: str = Mechanism.AUTO, selection: Selection = WATCHED_FILES
+) -> Iterator[Probes]:
     """Compile and attach everything; all of it is gone when the block ends, or the process does.
 
     `ring_bytes` is the room for finished operations that nobody has drained yet, a power of two and whole pages.
-    `mechanism` is a `Mechanism` or its name; anything but "auto" is for comparing them.
+    `mechanism` is a `Mechanism` or its name; anything but "auto" is for comparing them. `selection` says what is
+    recorded; nothing is until a file is watched, or a process followed.
     Raises `UnsupportedError` naming cause and remedy if an essential hook, or a mechanism asked for, cannot be had.
     """
     if ring_bytes < mmap.PAGESIZE or ring_bytes & (ring_bytes - 1):
@@ -176,13 +227,15 @@ def attach(ring_bytes: int = 16 << 20, mechanism: str = Mechanism.AUTO) -> Itera
     bcc = import_bcc()
     info = btf.kernel("xfs")
     plan = hooks.plan(info, wanted)
-    macros = hooks.macros(info, plan, ring_bytes=ring_bytes, record_bytes=RECORD_BYTES)
+    macros = hooks.macros(info, plan, selection, ring_bytes=ring_bytes, record_bytes=RECORD_BYTES)
     with contextlib.ExitStack() as stack:
         # bcc has callbacks from C, where an exception that a signal raises is printed and lost.
         with interrupts.deferred():
             program = build(bcc, bpf.source(*plan.files), macros)
             stack.callback(program.cleanup)
             probes = Probes(bcc, program, info, ring_bytes)
+            if selection.by_process:
+                _attach_processes(probes, info)
             _attach_extra(probes, info)
             _attach_fallocate(probes, plan)
             _attach_direct(probes, plan)
@@ -206,6 +259,13 @@ def _attach_extra(probes: Probes, info: btf.Btf) -> None:
             probes.mechanisms[name] = "raw tracepoint"
         else:
             probes.gaps.append(f"{name}: {reason}: {cost}")
+
+
+def _attach_processes(probes: Probes, info: btf.Btf) -> None:
+    for name, arguments in hooks.PROCESSES.items():
+        reason = probes._raw(name) if hooks.fits(info, name, arguments) else "its arguments are others on this kernel"
+        _require(reason, f"raw tracepoint {name}")
+    probes.mechanisms["processes"] = "raw tracepoints sched_process_fork, _exec, _exit"
 
 
 _PAIRS = {Mechanism.KPROBE: "kprobe and kretprobe", Mechanism.KFUNC: "kfunc and kretfunc (fentry, fexit)"}

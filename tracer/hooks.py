@@ -53,8 +53,10 @@ _MACHINES: dict[str, tuple[tuple[int, ...], dict[str, str]]] = {
 
 _MEMBERS = (
     *("file.f_flags", "file.f_inode", "file.f_pos"),
-    *("inode.i_ino", "inode.i_sb", "inode.i_size", "super_block.s_dev", "super_block.s_magic"),
+    *("inode.i_ino", "inode.i_sb", "inode.i_size", "inode.i_mode", "super_block.s_dev", "super_block.s_magic"),
     *("task_struct.files", "files_struct.fdt", "fdtable.fd", "fdtable.max_fds"),
+    *("task_struct.tgid", "task_struct.signal", "signal_struct.live"),
+    *("file.f_path.dentry", "dentry.d_parent", "dentry.d_name.name"),
     *("kiocb.ki_filp", "kiocb.ki_pos", "kiocb.ki_flags", "kiocb.ki_complete"),
     *("iov_iter.count", "iov_iter.data_source"),
 )
@@ -80,6 +82,23 @@ EXTRA = {
     "xfs_itruncate_extents_start": (("xfs_inode",), "t_applied of a truncation is earlier than its last wait"),
     "io_uring_queue_async_work": (("io_kiocb",), "an io_uring write done by a worker begins late"),
 }
+PROCESSES = {
+    "sched_process_exit": ("task_struct",),
+    "sched_process_exec": ("task_struct",),
+    "sched_process_fork": ("task_struct", "task_struct"),
+}
+"""What follows processes (`Selection.by_process`): no trace of a process without them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which operations are recorded: those on watched files, those of followed processes, or those that are both."""
+
+    by_file: bool = True
+    by_process: bool = False
+
+
+WATCHED_FILES = Selection()
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +224,7 @@ def fits(info: btf.Btf, name: str, arguments: tuple[str, ...]) -> bool:
     return found is not None and found[: len(arguments)] == arguments
 
 
-def macros(info: btf.Btf, chosen: Plan, *, ring_bytes: int, record_bytes: int) -> dict[str, int]:
+def macros(info: btf.Btf, chosen: Plan, selection: Selection, *, ring_bytes: int, record_bytes: int) -> dict[str, int]:
     """What the C files want to know of this host."""
     machine = platform.machine()
     if machine not in _MACHINES:
@@ -225,6 +244,8 @@ def macros(info: btf.Btf, chosen: Plan, *, ring_bytes: int, record_bytes: int) -
         "RECORD_BYTES": record_bytes,
         "BY_FUNCTION": int(chosen.direct is not Mechanism.TRACEPOINT),
         "FALLOCATE_BY_FUNCTION": int(chosen.forced and chosen.fallocate is not Mechanism.TRACEPOINT),
+        "BY_FILE": int(selection.by_file),
+        "BY_PROCESS": int(selection.by_process),
         "OPEN_O_DIRECT": os.O_DIRECT,
     }
 

@@ -9,6 +9,8 @@ is wrong ends as one TraceError that names the file; what this module returns ca
 """
 
 import contextlib
+import dataclasses
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +27,18 @@ from tracer.output import atomic_output
 from tracer.report.escape import printable
 from tracer.trace_meta import MAX_METADATA, SCHEMA, TraceMeta, decode, encode, short
 
-__all__ = ["COLUMNS", "MAX_OPERATIONS", "SCHEMA", "Operations", "Trace", "TraceMeta", "as_dict", "read", "write"]
+__all__ = [
+    "COLUMNS",
+    "MAX_OPERATIONS",
+    "PART",
+    "SCHEMA",
+    "Operations",
+    "Trace",
+    "TraceMeta",
+    "as_dict",
+    "read",
+    "write",
+]
 
 MAX_OPERATIONS = 50_000_000
 """Operations in a trace that is still read: 7 GB in memory."""
@@ -35,6 +48,10 @@ ROW_GROUP = 1 << 20
 
 MAX_ROW = 1024
 """Bytes of one operation when unpacked, on average; 170 is usual."""
+
+
+PART = re.compile(r"part-(\d{6})\.parquet")
+"""Names of the files of a trace that is a directory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +178,54 @@ def _dictionary(name: str, values: npt.NDArray[Any]) -> Any:
 
 
 def read(path: str | Path) -> Trace:
-    """Read a trace and check it, as the module's description says.
+    """Read a trace, a file or a directory of parts, and check it, as the module's description says.
 
-    Raises UsageError where the file cannot be opened, TraceError for everything that is wrong with it.
+    A directory that lacks a part, or the last one, has that among the gaps of its metadata. Raises UsageError where the
+    file cannot be opened, TraceError for everything that is wrong with it.
     """
     path = Path(path)
+    return _read_parts(path) if path.is_dir() else _read_file(path)
+
+
+def _read_parts(path: Path) -> Trace:
+    name = printable(str(path))
+    try:
+        files = sorted(entry for entry in path.iterdir() if PART.fullmatch(entry.name))
+    except OSError as error:
+        raise UsageError(f"{name}: cannot open the trace: {error.strerror}") from error
+    if not files:
+        raise UsageError(f"{name}: a directory without a part of a trace (part-000001.parquet, ...)")
+    parts: list[Trace] = []
+    for file in files:
+        part = _read_file(file)
+        if part.meta.part != int(PART.fullmatch(file.name)[1]):  # type: ignore[index] # all of them match
+            raise TraceError(f"{printable(str(file))}: says that it is part {part.meta.part}")
+        parts.append(part)
+        if sum(len(part.ops) for part in parts) > MAX_OPERATIONS:
+            raise TraceError(f"{name}: more than {MAX_OPERATIONS} operations are not read: analyze parts of it")
+    final = parts[-1].meta
+    gaps = {hook: why for part in parts for hook, why in part.meta.gaps.items()}
+    if not final.last:
+        gaps["the end of the recording"] = "its last part is missing: the recorder was killed, or runs still"
+    if final.part != len(parts):
+        gaps["parts of the recording"] = f"{(final.part or 0) - len(parts)} of them are missing"
+    ops = np.concatenate([part.ops for part in parts])
+    try:
+        _check_operations(ops)
+    except TraceError as error:
+        raise TraceError(f"{name}: {error}") from None
+    meta = dataclasses.replace(
+        final,
+        gaps=gaps,
+        dropped=sum(part.meta.dropped for part in parts),
+        unfinished=sum(part.meta.unfinished for part in parts),
+        part=None,
+        last=None,
+    )
+    return Trace(ops[np.argsort(ops["seq_begin"], kind="stable")], meta)
+
+
+def _read_file(path: Path) -> Trace:
     name = printable(str(path))
     try:
         # A FIFO would wait for its writer for ever, and a device would never end.

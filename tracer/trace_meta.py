@@ -14,6 +14,9 @@ from tracer.report.escape import printable
 SCHEMA = "eofrace.trace/1"
 """Version of the file's schema; the number grows when a reader of the old one would be misled."""
 
+_LATER = ("part", "last")
+"""Fields that traces of the same schema did not have once."""
+
 MAX_METADATA = 1 << 20
 """Bytes of one metadata value."""
 
@@ -41,6 +44,10 @@ class TraceMeta:
     fallocate: str | None = None
     evidence: str | None = None
     """`kernel` or `driver`."""
+    part: int | None = None
+    """Number, from 1, of a part of a trace that is a directory; None: the whole trace."""
+    last: bool | None = None
+    """Of a part: whether recording ended with it."""
 
 
 def encode(meta: TraceMeta) -> dict[str, str]:
@@ -59,6 +66,8 @@ def decode(raw: Mapping[bytes, bytes]) -> TraceMeta:
         text = raw.get(f"eofrace.{name}".encode())
         if name == "schema" and text is not None:
             _check_version(_json(name, text))
+        elif text is None and name in _LATER:
+            values[name] = None
         elif text is None:
             what = "not an eofrace trace: no" if name == "schema" else "no"
             raise TraceError(f"{what} eofrace.{name} in its metadata")
@@ -112,6 +121,8 @@ _META_CHECKS = {
     "unfinished": _is_count,
     "command": lambda value: isinstance(value, list) and all(isinstance(word, str) for word in value),
     "seed": lambda value: value is None or _is_int(value),
+    "part": lambda value: value is None or _is_count(value),
+    "last": lambda value: value is None or isinstance(value, bool),
     **dict.fromkeys(("strategy", "fs", "aio", "fallocate", "evidence"), _is_text_or_none),
 }
 

@@ -140,7 +140,7 @@ def test_bad_input(tmp_path: Path, quiet: str) -> None:
     foreign.write_text("hello")
     assert "foreign.parquet: not a readable Parquet file" in refused(str(foreign))
     assert "missing: cannot open the trace: No such file" in refused(quiet, str(tmp_path / "missing"))
-    assert "not a regular file" in refused(str(tmp_path))
+    assert "a directory without a part of a trace" in refused(str(tmp_path))
     assert "no such directory" in refused("--json", str(tmp_path / "no" / "out"), quiet)
     assert refused("--rule", "\x1b[2J", quiet)
     result = run()

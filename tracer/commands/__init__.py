@@ -28,6 +28,7 @@ SUBCOMMANDS = {
     "verify": "Show on this host which workaround keeps guest data safe.",
     "doctor": "Say what this host can trace and mount, and what to install or change.",
     "probe": "Find out whether this kernel's fallocate can cut off a write in flight.",
+    "trace": "Record what any process does to its files, and judge it.",
     "vm": "Run any command under another kernel, in a dedicated VM.",
     "analyze": "Judge recorded traces by the hazard rules.",
 }
@@ -41,6 +42,7 @@ Examples:
   eofrace verify                         run the matrix; verdicts
   eofrace verify --json - | jq .verdict
   eofrace probe                          is this kernel safe?
+  eofrace trace -- fio job.fio           what does this do to its files?
   eofrace analyze run.parquet            judge a trace again
 
 \b

@@ -8,17 +8,15 @@ from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
-from tracer.analysis.hazards import Analysis, Hazard, Verdict, analyse, merge
-from tracer.analysis.rules import Outcome, all_rules, named
+from tracer.analysis.hazards import Analysis, Verdict, analyse, merge
+from tracer.analysis.rules import all_rules, named
 from tracer.errors import Status
 from tracer.output import STDOUT, check_writable, write_text
 from tracer.report.colours import STYLES
 from tracer.report.console import Console
 from tracer.report.escape import printable
+from tracer.report.hazard_text import MAX_SENTENCES, sentence
 from tracer.trace import read
-
-MAX_SENTENCES = 50
-"""Hazards that are told one by one; JSON has all of them."""
 
 _MEANINGS = {
     Verdict.CONFIRMED: "no rule found anything, and the trace is complete",
@@ -26,13 +24,6 @@ _MEANINGS = {
     Verdict.UNSAFE: "operations that may destroy each other's data were in the kernel together",
     Verdict.CORRUPT: "acknowledged data was lost",
 }
-
-_ENDINGS = {
-    Outcome.LOST: "data that the second one had acknowledged is gone",
-    Outcome.EXPOSED: "nothing was seen to keep them in order, and nothing was seen to be lost",
-    Outcome.KERNEL_SERIALISED: "the kernel applied them in a safe order",
-}
-
 
 EXAMPLES = """\b
 Examples:
@@ -106,42 +97,6 @@ def _table(total: Analysis) -> Table:
     for rule, count in total.counts.items():
         table.add_row(rule, *(f"{n:,}" for n in (count.exposed, count.kernel_serialised, count.lost)))
     return table
-
-
-def sentence(hazard: Hazard) -> list[str | tuple[str, str]]:
-    """A hazard in one sentence, as parts for `rich.text.Text.assemble`."""
-    style = {Outcome.LOST: "bold red", Outcome.EXPOSED: "bold yellow"}.get(hazard.outcome, "bold")
-    if hazard.gap_ns is None:
-        together = "in the kernel together, one of them still in flight at the end"
-    else:
-        together = f"in the kernel together for {_duration(max(-hazard.gap_ns, 0))}"
-    like_this = "" if hazard.pairs == 1 else f" The first of {hazard.pairs:,} such pairs."
-    return [
-        (hazard.outcome.label, style),
-        f" ({hazard.rule}): inode {hazard.ino}: {_operation(hazard, 0)} and {_operation(hazard, 1)} were"
-        f" {together}; {_ENDINGS[hazard.outcome]}.{like_this}",
-    ]
-
-
-def _operation(hazard: Hazard, which: int) -> str:
-    row = (hazard.first, hazard.second)[which]
-    who = f"{printable(row['comm']) or 'pid'} {row['pid']}/{row['tid']}"
-    return f"{row['op']} of {_size(row['length'])} at {_size(row['offset'])} by {who}"
-
-
-def _size(count: int) -> str:
-    """Bytes, in the largest unit that is exact."""
-    for shift, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
-        if count and not count & ((1 << shift) - 1):
-            return f"{count >> shift} {unit}"
-    return f"{count} B" if count else "0"
-
-
-def _duration(ns: int) -> str:
-    for limit, unit in ((1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "us")):
-        if ns >= limit:
-            return f"{ns / limit:.1f} {unit}"
-    return f"{ns} ns"
 
 
 def _count(number: int, noun: str) -> str:

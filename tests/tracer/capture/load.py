@@ -1,0 +1,65 @@
+"""Loads with a known number of operations: a script that other processes run.
+
+python tests/tracer/capture/load.py guest STRATEGY   blockstack's guest workload on a scratch XFS
+python tests/tracer/capture/load.py waits FILE       a line of input for each turn; a child that does the same first
+python tests/tracer/capture/load.py writes FILE N    N buffered writes of 4 KiB
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+
+def guest(strategy: str) -> None:
+    import asyncio
+
+    import blockstack
+    from blockstack.guest import make_plan, run
+    from tracer.lab import scratch
+
+    async def main(path: Path) -> None:
+        plan = make_plan(1, 400)
+        await blockstack.create(path, plan.size)
+        async with blockstack.open(path, strategy=strategy) as disk:
+            await run(disk, plan)
+
+    with scratch.loop_scratch("xfs", 320 << 20, scratch.default_directory()) as place, place.new_file() as file:
+        asyncio.run(main(file.path))
+
+
+def waits(path: str) -> None:
+    child = None
+    if len(sys.argv) == 3:
+        child = subprocess.Popen([sys.executable, *sys.argv, "child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        child.stdout.readline()
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        os.pwrite(descriptor, line.encode(), 0)
+        if child is not None:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            child.stdin.write(b"child\n")
+            child.stdin.flush()
+            child.stdout.readline()
+        print("done", flush=True)
+
+
+def writes(path: str, count: str) -> None:
+    with open(path, "wb", buffering=0) as file:
+        for _ in range(int(count)):
+            file.write(bytes(4096))
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["guest", strategy]:
+            guest(strategy)
+        case ["waits", path, *_]:
+            waits(path)
+        case ["writes", path, count]:
+            writes(path, count)

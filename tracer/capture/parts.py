@@ -1,0 +1,84 @@
+"""Where recorded operations go: into memory, or into a directory of trace files of bounded size.
+
+A part is a whole trace (`tracer.trace`) of what ended while it was open: whatever becomes of the recorder, the parts
+before are readable. The last one holds what was in flight at the end, and says that it is the last.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from tracer import trace
+from tracer.errors import UsageError
+from tracer.operations import OPERATION, Operations
+from tracer.output import make_directory
+from tracer.report.escape import printable
+from tracer.trace import PART, TraceMeta
+
+PART_OPERATIONS = 500_000
+"""Operations in a part unless the user says otherwise: 70 MB in memory, some 8 MB on disk."""
+
+
+class Memory:
+    """Keeps up to `limit` operations; `full` says that there were more."""
+
+    def __init__(self, limit: int) -> None:
+        self.full = False
+        self.count = 0
+        self._limit = limit
+        self._chunks: list[Operations] = []
+
+    def add(self, ops: Operations, dropped: int) -> None:
+        """Keep what ended since the last time."""
+        kept = ops[: self._limit - self.count]
+        self.full = self.full or len(kept) < len(ops)
+        self.count += len(kept)
+        if len(kept):
+            self._chunks.append(kept)
+
+    def all(self) -> Operations:
+        """Everything, (n,) of OPERATION."""
+        return np.concatenate(self._chunks) if self._chunks else np.empty(0, OPERATION)
+
+
+class Directory:
+    """Writes a part for every `size` operations into a directory that has none yet. Raises UsageError."""
+
+    def __init__(self, path: Path, size: int, meta: Callable[[], TraceMeta]) -> None:
+        self.path = make_directory(path)
+        if any(PART.fullmatch(entry.name) for entry in self.path.iterdir()):
+            raise UsageError(f"{printable(str(path))}: has a trace already: name another directory")
+        self.count = 0
+        self.parts: list[Path] = []
+        self._size = size
+        self._meta = meta
+        self._chunks: list[Operations] = []
+        self._waiting = 0
+        self._dropped = 0
+
+    def add(self, ops: Operations, dropped: int) -> None:
+        """Keep what ended since the last time, and write it when it is enough. Raises OSError, UnsupportedError."""
+        self.count += len(ops)
+        self._waiting += len(ops)
+        self._dropped += dropped
+        self._chunks.append(ops)
+        while self._waiting >= self._size:
+            waiting = np.concatenate(self._chunks)
+            self._chunks, self._waiting = [waiting[self._size :]], self._waiting - self._size
+            self._write(waiting[: self._size], last=False)
+
+    def close(self) -> None:
+        """Write the last part."""
+        self._write(np.concatenate(self._chunks) if self._chunks else np.empty(0, OPERATION), last=True)
+        self._chunks = []
+
+    def _write(self, ops: Operations, *, last: bool) -> None:
+        number = len(self.parts) + 1
+        path = self.path / f"part-{number:06d}.parquet"
+        unfinished = int(np.count_nonzero(ops["seq_end"] == 0))
+        meta = dataclasses.replace(self._meta(), dropped=self._dropped, unfinished=unfinished, part=number, last=last)
+        trace.write(path, ops, meta)
+        self.parts.append(path)
+        self._dropped = 0

@@ -1,0 +1,129 @@
+"""What a recording comes to: counts, files, hazards, as text and JSON tell it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tracer.analysis.hazards import Analysis, Verdict
+from tracer.errors import Status
+from tracer.operations import WRITES, Op, Operations
+
+SCHEMA = "eofrace.capture/1"
+
+
+@dataclass(slots=True)
+class FileCount:
+    """One file's operations."""
+
+    operations: int = 0
+    bytes: int = 0  # written
+
+
+@dataclass(slots=True)
+class Totals:
+    """Running counts, so that no operation has to be kept for them."""
+
+    kinds: dict[str, int] = field(default_factory=dict)
+    """`Op.label` -> operations, those in flight at the end among them."""
+    failed: int = 0
+    """Operations that ended with an error."""
+    files: dict[tuple[int, int], FileCount] = field(default_factory=dict)
+    """(st_dev, inode) -> counts."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Reason -> operations lost in the kernel."""
+    unfinished: int = 0
+
+    @property
+    def operations(self) -> int:
+        """All that were recorded."""
+        return sum(self.kinds.values())
+
+    def add(self, ops: Operations, dropped: Mapping[str, int]) -> None:
+        """Count ops (n,), each of which comes once."""
+        for reason, count in dropped.items():
+            self.dropped[reason] = self.dropped.get(reason, 0) + count
+        self.unfinished += int(np.count_nonzero(ops["seq_end"] == 0))
+        ended = ops["seq_end"] != 0
+        self.failed += int(np.count_nonzero(ended & (ops["result"] < 0)))
+        for op, count in zip(*np.unique(ops["op"], return_counts=True), strict=True):
+            label = Op(int(op)).label
+            self.kinds[label] = self.kinds.get(label, 0) + int(count)
+        written = np.where(np.isin(ops["op"], WRITES) & ended, np.maximum(ops["result"], 0), 0)
+        for dev in np.unique(ops["dev"]).tolist():
+            of_dev = ops["dev"] == dev
+            inodes, which = np.unique(ops["ino"][of_dev], return_inverse=True)
+            counts = np.bincount(which)
+            sums = np.bincount(which, weights=written[of_dev])
+            for ino, count, size in zip(inodes.tolist(), counts.tolist(), sums.tolist(), strict=True):
+                file = self.files.setdefault((dev, ino), FileCount())
+                file.operations += count
+                file.bytes += int(size)
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """A recording that is over."""
+
+    seconds: float
+    totals: Totals
+    paths: Mapping[tuple[int, int], str | None]
+    """(st_dev, inode) -> path, None where nobody could tell it."""
+    analysis: Analysis | None
+    """None: too many operations to be judged here."""
+    trace: Path | None
+    """File or directory that was written."""
+    mechanisms: Mapping[str, str]
+    gaps: tuple[str, ...]
+    notes: tuple[str, ...]
+    ended_by: str
+    """Why recording ended, in words."""
+    exit_status: int | None
+    """Of the command, minus the signal that ended it; None where none was run."""
+
+    @property
+    def status(self) -> Status:
+        """As design.md has it for analyze and trace."""
+        if self.analysis is None:
+            return Status.INCONCLUSIVE
+        match self.analysis.verdict:
+            case Verdict.CONFIRMED:
+                return Status.OK
+            case Verdict.INCONCLUSIVE:
+                return Status.INCONCLUSIVE
+        return Status.HAZARD
+
+    def busiest(self) -> list[tuple[tuple[int, int], FileCount]]:
+        """Files by number of operations, most first."""
+        return sorted(self.totals.files.items(), key=lambda item: (-item[1].operations, item[0]))
+
+    def to_json(self) -> dict[str, Any]:
+        """The schema `eofrace.capture/1`."""
+        return {
+            "schema": SCHEMA,
+            "seconds": round(self.seconds, 3),
+            "ended_by": self.ended_by,
+            "exit_status": self.exit_status,
+            "operations": dict(sorted(self.totals.kinds.items())),
+            "failed": self.totals.failed,
+            "dropped": sum(self.totals.dropped.values()),
+            "dropped_by": self.totals.dropped,
+            "unfinished": self.totals.unfinished,
+            "files": [
+                {
+                    "path": self.paths.get(file),
+                    "dev": file[0],
+                    "ino": file[1],
+                    "operations": count.operations,
+                    "bytes": count.bytes,
+                }
+                for file, count in self.busiest()
+            ],
+            "mechanisms": dict(self.mechanisms),
+            "gaps": list(self.gaps),
+            "notes": list(self.notes),
+            "trace": None if self.trace is None else str(self.trace),
+            "analysis": None if self.analysis is None else self.analysis.to_json(),
+        }

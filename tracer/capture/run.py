@@ -1,0 +1,231 @@
+"""Record until it is time to stop: attach, follow, drain, keep, count."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tracer import attach, trace
+from tracer.analysis.hazards import Analysis, analyse
+from tracer.attach import Probes
+from tracer.capture import processes
+from tracer.capture.parts import PART_OPERATIONS, Directory, Memory
+from tracer.capture.paths import Paths
+from tracer.capture.result import Captured, Totals
+from tracer.errors import UsageError
+from tracer.hooks import Mechanism, Selection
+from tracer.operations import Operations
+from tracer.output import check_writable
+from tracer.recorder import Recorder
+from tracer.report.escape import printable
+from tracer.trace import TraceMeta
+
+MAX_KEPT = 1_000_000
+"""Operations that are kept in memory, to be judged, or for a trace in one file: 145 MB."""
+
+_TURN = 0.1
+"""Seconds between two looks at the ring."""
+_LOOK = 1.0
+"""Seconds between two looks at the table of names and at the processes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is recorded, until when, and where it is kept. At least one of the first four is given."""
+
+    pids: tuple[int, ...] = ()
+    comms: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+    command: tuple[str, ...] = ()
+    seconds: float | None = None
+    output: Path | None = None
+    """A file that ends in .parquet, or a directory; None: nothing is kept when it is over."""
+    part_operations: int = PART_OPERATIONS
+    ring_bytes: int = 16 << 20
+    mechanism: str = Mechanism.AUTO
+
+    @property
+    def selection(self) -> Selection:
+        """Operations of the processes on the files, where both are given."""
+        return Selection(by_file=bool(self.files), by_process=bool(self.pids or self.comms or self.command))
+
+    @property
+    def rotates(self) -> bool:
+        """Whether the trace is a directory."""
+        return self.output is not None and self.output.suffix != ".parquet"
+
+
+Progress = Callable[[Totals, float], None]
+"""Is told the counts so far and the seconds since the start, several times a second."""
+
+
+def capture(options: Options, progress: Progress) -> Captured:
+    """Record as `options` says, until its time is over, its processes have ended, or SIGINT or SIGTERM comes.
+
+    Raises UsageError for a process, a file or a command that is not there, UnsupportedError where the kernel cannot be
+    traced, OSError.
+    """
+    for pid in options.pids:
+        processes.check_pid(pid)
+    if options.output is not None and not options.rotates:
+        check_writable(options.output)
+    with contextlib.ExitStack() as stack:
+        probes = stack.enter_context(attach.attach(options.ring_bytes, options.mechanism, options.selection))
+        recorder = stack.enter_context(Recorder(probes))
+        return _Capture(options, probes, recorder, progress).run()
+
+
+class _Capture:
+    def __init__(self, options: Options, probes: Probes, recorder: Recorder, progress: Progress) -> None:
+        self._options = options
+        self._probes = probes
+        self._recorder = recorder
+        self._progress = progress
+        self._paths = Paths()
+        self._totals = Totals()
+        self._notes: list[str] = []
+        self._memory = Memory(MAX_KEPT)
+        self._directory: Directory | None = None
+        if options.output is not None and options.rotates:
+            self._directory = Directory(options.output, options.part_operations, self._meta)
+        self._started = time.monotonic()
+        self._looked = 0.0
+
+    def run(self) -> Captured:
+        options = self._options
+        with contextlib.ExitStack() as stack:
+            stopped = stack.enter_context(_signals())
+            for path in options.files:
+                descriptor = _opened(path)
+                stack.callback(os.close, descriptor)
+                self._paths.add(self._probes.watch_file(descriptor), str(path))
+            for pid in options.pids:
+                processes.follow_with_children(self._probes, pid)
+            for name in options.comms:
+                processes.follow_named(self._probes, name)
+            command = stack.enter_context(processes.command(self._probes, options.command)) if options.command else None
+            while (why := self._over(stopped, command)) is None:
+                time.sleep(_TURN)
+                self._take()
+                self._progress(self._totals, time.monotonic() - self._started)
+            seconds = time.monotonic() - self._started
+            if command is not None:
+                processes.end(command)
+            self._take(final=True)
+        written = self._write()
+        totals = self._totals
+        return Captured(
+            seconds=seconds,
+            totals=totals,
+            paths={file: self._paths.get(*file) for file in totals.files},
+            analysis=self._judge(),
+            trace=written,
+            mechanisms=dict(self._probes.mechanisms),
+            gaps=tuple(self._probes.gaps),
+            notes=tuple(self._notes),
+            ended_by=why,
+            exit_status=None if command is None else command.returncode,
+        )
+
+    def _over(self, stopped: list[int], command: "subprocess.Popen[bytes] | None") -> str | None:
+        """Why it is time to stop; None if it is not."""
+        options = self._options
+        if stopped:
+            return signal.Signals(stopped[0]).name
+        if command is not None and command.poll() is not None:
+            return "the command has ended"
+        if options.seconds is not None and time.monotonic() - self._started >= options.seconds:
+            return "its time is over"
+        if self._memory.full and options.output is not None and self._directory is None:
+            self._notes.append(
+                f"stopped after {MAX_KEPT:,} operations, which is what one file takes: name a directory with -o DIR/"
+            )
+            return "the trace is full"
+        if options.pids and not options.comms and command is None and not self._probes.followed():
+            return "the processes have ended"
+        return None
+
+    def _take(self, *, final: bool = False) -> None:
+        """Count and keep what has ended; at the end what is in flight, too."""
+        ops = self._recorder.take()
+        if not final:
+            ops = ops[ops["seq_end"] != 0]
+        self._totals.add(ops, self._recorder.dropped_by)
+        self._memory.add(ops, self._recorder.dropped)
+        if self._directory is not None:
+            self._directory.add(ops, self._recorder.dropped)
+        now = time.monotonic()
+        if not self._options.files and (final or now - self._looked > _LOOK):
+            self._looked = now
+            self._paths.learn(self._probes.names())
+
+    def _write(self) -> Path | None:
+        if self._directory is not None:
+            self._directory.close()
+        elif self._options.output is not None:
+            trace.write(self._options.output, self._memory.all(), self._meta())
+        return self._options.output
+
+    def _judge(self) -> Analysis | None:
+        if self._memory.full:
+            where = f"eofrace analyze {self._options.output}" if self._directory else "-o DIR/ and eofrace analyze DIR"
+            self._notes.append(f"not judged: more than {MAX_KEPT:,} operations: {where}")
+            return None
+        ops: Operations = self._memory.all()
+        return analyse(ops, self._meta())
+
+    def _meta(self) -> TraceMeta:
+        """Of everything so far."""
+        kernel = os.uname()
+        return TraceMeta(
+            host={"kernel": kernel.release, "machine": kernel.machine},
+            mechanisms=self._probes.mechanisms,
+            gaps=dict(sentence.split(": ", 1) for sentence in self._probes.gaps),
+            dropped=sum(self._totals.dropped.values()),
+            unfinished=self._totals.unfinished,
+            command=tuple(sys.argv),
+            evidence="kernel",
+        )
+
+
+def _opened(path: Path) -> int:
+    """A descriptor of the file, by which it is watched. Raises UsageError."""
+    shown = printable(str(path))
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError as error:
+        raise UsageError(f"{shown}: cannot open the file to be traced: {error.strerror}") from error
+    if not os.path.isfile(f"/proc/self/fd/{descriptor}"):
+        os.close(descriptor)
+        raise UsageError(f"{shown}: no regular file: name a file, or a process with -p")
+    return descriptor
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Have SIGINT, SIGTERM and SIGHUP end the recording, and nothing else; a second one ends us as usual."""
+    arrived: list[int] = []
+    before: dict[int, Any] = {}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        arrived.append(number)
+        restore()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if callable(signal.getsignal(number)):
+            before[number] = signal.signal(number, note)
+    try:
+        yield arrived
+    finally:
+        restore()

@@ -1,0 +1,154 @@
+"""`eofrace trace`: record what any process does to its files, and judge it."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from tracer.capture.result import Totals
+
+_EPILOG = """\b
+Examples:
+  eofrace trace -- fio job.fio              a command, with its children
+  eofrace trace -p "$(pidof qemu-system-x86_64)" --duration 60
+  eofrace trace --comm postgres -o pg/      all of that name, those to come, too
+  eofrace trace --path disk.qcow2           whoever writes to that file
+  eofrace analyze pg/                       judge it again
+
+\b
+Exit status: 0 nothing dangerous was seen, 1 a hazard or a loss,
+2 wrong usage, 3 inconclusive (nothing seen, or not everything),
+4 this host cannot do it."""
+
+
+@click.command(epilog=_EPILOG)
+@click.option("pids", "-p", "--pid", multiple=True, metavar="PID", type=click.IntRange(1), help="Trace this process.")
+@click.option(
+    "comms", "--comm", multiple=True, metavar="NAME", help="Trace every process of this command name, now or later."
+)
+@click.option(
+    "files",
+    "--path",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Trace operations on this file; with a process, only its operations there.",
+)
+@click.option(
+    "seconds", "--duration", metavar="S", type=click.FloatRange(min=0, min_open=True), help="Stop after S seconds."
+)
+@click.option(
+    "output",
+    "-o",
+    "--output",
+    metavar="TRACE",
+    type=click.Path(path_type=Path),
+    help="Keep the trace: a file NAME.parquet, or a directory of files of bounded size.",
+)
+@click.option(
+    "part_operations",
+    "--rotate",
+    metavar="N",
+    type=click.IntRange(1000),
+    help="Operations in each file of a directory.  [default: 500000]",
+)
+@click.option(
+    "ring_size",
+    "--ring-size",
+    metavar="MIB",
+    type=click.IntRange(1, 1024),
+    default=16,
+    show_default=True,
+    help="Room in the kernel for what was not fetched yet; a power of two.",
+)
+@click.option(
+    "mechanism",
+    "--mechanism",
+    type=click.Choice(["auto", "kprobe", "kfunc", "tracepoint"]),
+    default="auto",
+    show_default=True,
+    help="How to attach where there is a choice.",
+)
+@click.option("json_file", "--json", metavar="FILE", help="Write the summary as JSON; - is stdout.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no summary: the exit status and files alone.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
+@click.pass_context
+def trace(
+    ctx: click.Context,
+    pids: tuple[int, ...],
+    comms: tuple[str, ...],
+    files: tuple[Path, ...],
+    seconds: float | None,
+    output: Path | None,
+    part_operations: int | None,
+    ring_size: int,
+    mechanism: str,
+    json_file: str | None,
+    quiet: bool,
+    command: tuple[str, ...],
+) -> None:
+    """Record what processes do to their files, and judge it.
+
+    Every write (asynchronous, direct, buffered), fallocate and ftruncate on a local file is recorded with its true
+    begin and end in the kernel. Processes are followed with the children that they have and will have. Recording ends
+    with the command or the processes, after --duration, or by Ctrl-C.
+    """
+    from tracer.capture import run
+    from tracer.capture.parts import PART_OPERATIONS
+    from tracer.errors import UsageError
+    from tracer.output import check_writable, write_text
+    from tracer.report.trace_text import print_captured
+
+    if not (pids or comms or files or command):
+        raise UsageError("say what to trace: -p PID, --comm NAME, --path FILE or -- COMMAND (eofrace trace --help)")
+    if ring_size & (ring_size - 1):
+        raise UsageError(f"--ring-size {ring_size}: not a power of two: 16, 32, 64, ...")
+    if any(not name or "\0" in name for name in comms):
+        raise UsageError("--comm: an empty name: use what `ps -o comm` shows")
+    options = run.Options(
+        pids=tuple(dict.fromkeys(pids)),
+        comms=tuple(dict.fromkeys(comms)),
+        files=files,
+        command=command,
+        seconds=seconds,
+        output=output,
+        part_operations=part_operations or PART_OPERATIONS,
+        ring_bytes=ring_size << 20,
+        mechanism=mechanism,
+    )
+    if part_operations is not None and not options.rotates:
+        raise UsageError("--rotate is for a directory: name one with -o DIR/")
+    if json_file is not None:
+        check_writable(json_file)
+    with _progress(quiet) as progress:
+        captured = run.capture(options, progress)
+    if json_file is not None:
+        write_text(json_file, json.dumps(captured.to_json(), indent=1, allow_nan=False) + "\n")
+    if not quiet:
+        print_captured(captured, stderr=json_file == "-" or bool(command))
+    ctx.exit(int(captured.status))
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[["Totals", float], None]]:
+    """The counts so far, on a terminal; nothing elsewhere."""
+    from tracer.report.console import Console
+
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda *_: None
+        return
+    with console.status("attaching") as status:
+
+        def show(totals: "Totals", seconds: float) -> None:
+            dropped = sum(totals.dropped.values())
+            status.update(
+                f"{seconds:.0f} s: {totals.operations:,} operations, {len(totals.files):,} files, {dropped:,} dropped; "
+                "Ctrl-C ends it"
+            )
+
+        yield show

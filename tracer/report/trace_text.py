@@ -1,0 +1,88 @@
+"""`eofrace trace`, for people: what happened, to which files, and what of it is dangerous."""
+
+from rich.box import SIMPLE
+from rich.table import Table
+from rich.text import Text
+
+from tracer.capture.result import Captured
+from tracer.report.colours import STYLES
+from tracer.report.console import Console, wide
+from tracer.report.escape import printable
+from tracer.report.hazard_text import MAX_SENTENCES, sentence
+
+WIDTH = 100
+BUSIEST = 10
+
+
+def print_captured(captured: Captured, *, stderr: bool) -> None:
+    """Print the summary."""
+    console = wide(WIDTH, stderr=stderr)
+    totals = captured.totals
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(totals.kinds.items(), key=lambda item: -item[1]))
+    rate = totals.operations / captured.seconds if captured.seconds else 0.0
+    console.print(f"{totals.operations:,} operations in {captured.seconds:.1f} s ({rate:,.0f}/s): {kinds or 'none'}")
+    if captured.exit_status is not None:
+        console.print(f"the command ended with {_exit(captured.exit_status)}")
+    elif captured.ended_by:
+        console.print(f"recording ended: {captured.ended_by}")
+    if totals.failed:
+        console.print(f"{totals.failed:,} of them failed")
+    lost = ", ".join(f"{count:,} {reason}" for reason, count in totals.dropped.items() if count)
+    if lost:
+        console.print(f"lost in the kernel: {lost}", style="bold yellow")
+    if totals.unfinished:
+        console.print(f"{totals.unfinished:,} in flight at the end", style="yellow")
+    if totals.files:
+        console.print(_files(captured))
+    _hazards(captured, console)
+    for gap in captured.gaps:
+        console.print(f"note: not attached: {printable(gap)}")
+    for note in captured.notes:
+        console.print(f"note: {printable(note)}")
+    if captured.trace is not None:
+        console.print(f"trace: {printable(str(captured.trace))}")
+    if captured.analysis is not None:
+        verdict = captured.analysis.verdict
+        console.print(Text.assemble("verdict: ", (verdict.value, STYLES[verdict]), f" ({_why(captured)})"))
+
+
+def _exit(status: int) -> str:
+    return f"signal {-status}" if status < 0 else f"exit status {status}"
+
+
+def _files(captured: Captured) -> Table:
+    busiest = captured.busiest()
+    table = Table(box=SIMPLE, pad_edge=False)
+    table.add_column("operations", justify="right", no_wrap=True)
+    table.add_column("written", justify="right", no_wrap=True)
+    table.add_column("file", overflow="fold")
+    for file, count in busiest[:BUSIEST]:
+        path = captured.paths.get(file)
+        shown = printable(path) if path else f"inode {file[1]} of device {file[0] >> 8}:{file[0] & 0xFF}"
+        table.add_row(f"{count.operations:,}", f"{count.bytes:,} B", Text(shown))
+    if len(busiest) > BUSIEST:
+        rest = busiest[BUSIEST:]
+        table.add_row(f"{sum(count.operations for _, count in rest):,}", "", f"in {len(rest):,} other files")
+    return table
+
+
+def _hazards(captured: Captured, console: Console) -> None:
+    if captured.analysis is None:
+        return
+    hazards = captured.analysis.hazards
+    for hazard in hazards[:MAX_SENTENCES]:
+        console.print(Text.assemble(*sentence(hazard)))
+    if len(hazards) > MAX_SENTENCES:
+        console.print(f"and {len(hazards) - MAX_SENTENCES} more; --json has all of them")
+
+
+def _why(captured: Captured) -> str:
+    assert captured.analysis is not None
+    pairs = {rule: count for rule, count in captured.analysis.counts.items() if count.exposed}
+    if pairs:
+        return "; ".join(
+            f"{rule}: {count.exposed:,} pairs exposed, {count.kernel_serialised:,} of them ordered by the kernel, "
+            f"{count.lost:,} lost"
+            for rule, count in pairs.items()
+        )
+    return "; ".join(captured.analysis.doubts) or "no rule found anything, and nothing of the trace is missing"
