@@ -142,9 +142,18 @@ static inline void begin_in_call(u64 kiocb, struct write *w)
 static inline void begin_in_submission(u64 kiocb, struct write *w)
 {
 	struct submission *s = submission_of_thread();
+	u64 req = kiocb - OFF_io_kiocb_cmd;
 	struct operation *punted;
+	struct uring *uring = w->op.op == OP_URING_WRITE ? urings.lookup(&req) : 0;
 
-	if (s && s->kind == w->op.op) {
+	if (uring) {
+		w->op.seq_begin = uring->op.seq_begin;
+		w->op.t_begin = uring->op.t_begin;
+		w->op.cpu_begin = uring->op.cpu_begin;
+		if (uring->inode)
+			w->op.size_begin = uring->op.size_begin;
+		urings.delete(&req);
+	} else if (s && s->kind == w->op.op) {
 		begin_from(s, &w->op);
 	} else if (w->op.op == OP_URING_WRITE) {
 		punted = punts.lookup(&kiocb);

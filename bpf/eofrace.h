@@ -12,6 +12,7 @@
 #define OP_BUFFERED_WRITE	4
 #define OP_FALLOCATE		5
 #define OP_TRUNCATE		6
+#define OP_OPEN			7	/* no operation: a call that may turn out to be a truncation */
 
 #define NONE_RESULT		(-0x7fffffffffffffffLL - 1)
 #define NONE_SIZE		(-1LL)
@@ -58,7 +59,7 @@ struct call {
 	u64 inode;		/* address of struct inode */
 	u64 kiocb;		/* address of the struct kiocb begun in it; 0: none */
 	u64 kiocb_seq;		/* its seq_begin */
-	u8 kind;		/* OP_FALLOCATE, OP_TRUNCATE; OP_DIRECT_WRITE: any write */
+	u8 kind;		/* OP_FALLOCATE, OP_TRUNCATE, OP_OPEN; OP_DIRECT_WRITE: any write */
 	u8 by_function;		/* 1: begun by fallocate_function.c */
 	u8 space;		/* 1: XFS has begun to allocate or free blocks for it */
 	u8 sizing;		/* 1: XFS has begun to set the size for it */
@@ -89,6 +90,12 @@ struct write {
 struct inode_key {
 	u64 ino;
 	u64 dev;		/* kernel's dev_t of the super block */
+};
+
+/* An io_uring request between submission and completion that has not come to iomap. */
+struct uring {
+	struct operation op;
+	u64 inode;		/* address of struct inode; 0: a registered file, known at the end */
 };
 
 /* When a write took effect: a cache, where one write may push out another's. */
@@ -122,6 +129,8 @@ BPF_TABLE("lru_hash", u64, struct submission, submissions, 16384);	/* pid_tgid -
 BPF_HASH(writes, u64, struct write, 65536);		/* address of struct kiocb -> write in flight */
 BPF_ARRAY(applied, struct applied, APPLIED_SLOTS);	/* applied_slot() -> the last write there */
 BPF_TABLE("lru_hash", u64, struct operation, punts, 16384);	/* address of struct kiocb -> begin of a write for a worker */
+BPF_HASH(urings, u64, struct uring, 16384);		/* address of struct io_kiocb -> request */
+BPF_ARRAY(xfs_by_function, u8, 1);			/* 1: fallocate_function.c sees those of XFS */
 BPF_PERCPU_ARRAY(drops, u64, DROP_KINDS);		/* enum drop -> operations lost */
 BPF_RINGBUF_OUTPUT(ring, RING_PAGES);			/* struct operation, finished */
 
@@ -255,17 +264,22 @@ static inline int is_data_file(u64 inode)
 }
 #endif
 
-/* Fill in dev and ino; 0 if the inode, or the current process, is not traced. */
-static inline int identify(struct operation *op, u64 inode)
+static inline int is_selected(void)
 {
-	struct inode_key key;
-
 #if BY_PROCESS
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
 
-	if (!selected.lookup(&tgid))
-		return 0;
+	return selected.lookup(&tgid) != 0;
+#else
+	return 1;
 #endif
+}
+
+/* Fill in dev and ino; 0 if the inode is not traced. */
+static inline int identify_inode(struct operation *op, u64 inode)
+{
+	struct inode_key key;
+
 	if (!inode)
 		return 0;
 	key = key_of(inode);
@@ -282,6 +296,12 @@ static inline int identify(struct operation *op, u64 inode)
 #endif
 	op->ino = key.ino;
 	return 1;
+}
+
+/* The same; 0 also if the current process is not traced. */
+static inline int identify(struct operation *op, u64 inode)
+{
+	return is_selected() && identify_inode(op, inode);
 }
 
 /* Keep the path of a file when it is first met: once the process is gone, nobody can tell it. */

@@ -1,9 +1,141 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * io_uring first tries a write with IOCB_NOWAIT. If the inode lock is taken, that
- * fails before iomap sees it, and a worker thread does it later: the write is in
- * the kernel, but from the worker's iomap_dio_rw_begin alone it would seem to
- * begin only then. io_uring_queue_async_work keeps the true begin.
+ * io_uring. A write is in the kernel from its submission, wherever it is done: at
+ * once, or, if that would have to wait, by a worker thread. So a request begins at
+ * io_uring_submit_req (v6.4; io_uring_submit_sqe before). If it comes to iomap, it is
+ * a direct write, which takes that begin (direct_write.c); what has not, ends at
+ * io_uring_complete: buffered writes, writes that were refused, fallocates, truncations.
+ *
+ * A request with a registered file says only at its end which file that is.
+ */
+#define IORING_OP_WRITEV	2	/* linux/io_uring.h */
+#define IORING_OP_WRITE_FIXED	5
+#define IORING_OP_FALLOCATE	17
+#define IORING_OP_WRITE		23
+#define IORING_OP_FTRUNCATE	55
+#define REQ_F_FIXED_FILE	1
+
+static inline u8 uring_write_kind(u64 file)
+{
+	return file && FIELD(u32, file, OFF_file_f_flags) & O_DIRECT_BIT ? OP_URING_WRITE : OP_BUFFERED_WRITE;
+}
+
+static inline void uring_write_begin(struct operation *op, u64 req, u64 file, u8 opcode)
+{
+	u64 kiocb = req + OFF_io_kiocb_cmd;
+
+	op->op = uring_write_kind(file);
+	op->offset = FIELD(s64, kiocb, OFF_kiocb_ki_pos);
+	if (opcode != IORING_OP_WRITEV)
+		op->length = FIELD(u32, kiocb, OFF_io_rw_len);
+	if (!file)
+		return;
+	if (FIELD(u32, file, OFF_file_f_flags) & O_APPEND_BIT)
+		op->offset = op->size_begin;
+	else if (op->offset < 0)
+		op->offset = FIELD(s64, file, OFF_file_f_pos);
+}
+
+static inline int uring_begin(u64 req)
+{
+	u8 opcode = FIELD(u8, req, OFF_io_kiocb_opcode);
+	u64 cmd = req + OFF_io_kiocb_cmd;
+	struct submission *s;
+	struct uring uring = {};
+	u64 file = 0;
+
+	if (opcode != IORING_OP_WRITE && opcode != IORING_OP_WRITEV && opcode != IORING_OP_WRITE_FIXED &&
+	    opcode != IORING_OP_FALLOCATE && opcode != IORING_OP_FTRUNCATE)
+		return 0;
+	if (!is_selected())
+		return 0;
+	if (!(FIELD(u32, req, OFF_io_kiocb_flags) & REQ_F_FIXED_FILE)) {
+		file = file_of(FIELD(u32, req, OFF_io_kiocb_cqe_fd));
+		if (!file)
+			return 0;	/* EBADF */
+		uring.inode = FIELD(u64, file, OFF_file_f_inode);
+		if (!identify(&uring.op, uring.inode))
+			return 0;
+		note_name(file);
+	}
+	begin_now(&uring.op);
+	if (uring.inode)
+		uring.op.size_begin = inode_size(uring.inode);
+	s = submission_of_thread();
+	if (!s || s->kind != OP_URING_WRITE || begin_from(s, &uring.op))
+		uring.op.seq_begin = take_numbers(1);
+	uring.op.request = FIELD(u64, req, OFF_io_kiocb_cqe_user_data);
+	if (opcode == IORING_OP_FALLOCATE) {
+		uring.op.op = OP_FALLOCATE;
+		uring.op.offset = FIELD(s64, cmd, OFF_io_sync_off);
+		uring.op.length = FIELD(s64, cmd, OFF_io_sync_len);
+		uring.op.flags = FIELD(u32, cmd, OFF_io_sync_mode);
+	} else if (opcode == IORING_OP_FTRUNCATE) {
+		uring.op.op = OP_TRUNCATE;
+		uring.op.offset = FIELD(s64, cmd, OFF_io_ftrunc_len);
+	} else {
+		uring_write_begin(&uring.op, req, file, opcode);
+	}
+	if (urings.update(&req, &uring))
+		count_drop(DROP_MAP);
+	return 0;
+}
+
+int on_io_uring_submit_req(struct bpf_raw_tracepoint_args *ctx)
+{
+	return uring_begin(ctx->args[0]);
+}
+
+int on_io_uring_submit_sqe(struct bpf_raw_tracepoint_args *ctx)
+{
+	return uring_begin(ctx->args[0]);
+}
+
+/* Whether fallocate_function.c has seen this one. */
+static inline int is_seen_elsewhere(u8 op, u64 inode)
+{
+	int zero = 0;
+	u8 *by_function = xfs_by_function.lookup(&zero);
+
+	return op == OP_FALLOCATE && by_function && *by_function && is_xfs(inode);
+}
+
+int on_io_uring_complete(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 req = ctx->args[1];
+	struct uring *uring = urings.lookup(&req);
+	u64 file;
+	s64 result;
+
+	if (!uring)
+		return 0;
+	result = URING_CQE ? FIELD(s32, ctx->args[2], OFF_io_uring_cqe_res) : (s32)ctx->args[3];
+	file = FIELD(u64, req, OFF_io_kiocb_file);
+	if (!uring->inode) {
+		uring->inode = file ? FIELD(u64, file, OFF_file_f_inode) : 0;
+		if (!identify_inode(&uring->op, uring->inode))
+			goto out;
+		note_name(file);
+	}
+	if (is_seen_elsewhere(uring->op.op, uring->inode))
+		goto out;
+	if (uring->op.op == OP_BUFFERED_WRITE || uring->op.op == OP_URING_WRITE) {
+		uring->op.op = uring_write_kind(file);
+		if (!uring->op.length && result > 0)
+			uring->op.length = result;
+		if (uring->op.offset < 0)
+			uring->op.offset = 0;	/* the position of a registered file: not known */
+	}
+	finish(&uring->op, uring->inode, result);
+out:
+	urings.delete(&req);
+	return 0;
+}
+
+/*
+ * Where submissions are not seen: io_uring first tries a write with IOCB_NOWAIT. If the
+ * inode lock is taken, that fails before iomap sees it, and a worker does it later: from
+ * the worker's iomap_dio_rw_begin alone it would seem to begin only then.
  *
  * The tracepoint's first argument is the io_kiocb since 48863ffd3e81 (v6.0); attach.py
  * asks BTF for its arguments.
@@ -17,7 +149,7 @@ int on_io_uring_queue_async_work(struct bpf_raw_tracepoint_args *ctx)
 	struct submission *s = submission_of_thread();
 	struct operation op = {};
 
-	if (!identify(&op, inode) || writes.lookup(&kiocb))
+	if (urings.lookup(&req) || !identify(&op, inode) || writes.lookup(&kiocb))
 		return 0;
 	begin_now(&op);
 	op.size_begin = inode_size(inode);

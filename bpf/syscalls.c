@@ -43,6 +43,16 @@ int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 		length = SYSCALL_ARG(regs, 1);
 		submit_enter(kind == OP_AIO_WRITE ? length : (u32)length, SYSCALL_ARG(regs, 2), kind);
 		return 0;
+	case NR_open:
+		open_enter(SYSCALL_ARG(regs, 1));
+		return 0;
+	case NR_openat:
+		open_enter(SYSCALL_ARG(regs, 2));
+		return 0;
+	case NR_openat2:
+		bpf_probe_read_user(&length, sizeof(length), (void *)SYSCALL_ARG(regs, 2));	/* open_how.flags */
+		open_enter(length);
+		return 0;
 	case NR_fallocate:
 		kind = OP_FALLOCATE;
 		break;
@@ -76,7 +86,10 @@ static inline void call_exit(s64 result)
 
 	if (!call)
 		return;
-	if (call->op.op) {
+	if (call->kind == OP_OPEN) {
+		if (open_exit(call, result))
+			finish(&call->op, call->inode, 0);
+	} else if (call->op.op) {
 		/* A write that never came to iomap: buffered, refused before, or a file system that does without. */
 		if (call->kind == OP_DIRECT_WRITE && !call->op.length && result > 0)
 			call->op.length = result;
@@ -96,6 +109,9 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx)
 		break;
 	case NR_fallocate:
 	case NR_ftruncate:
+	case NR_open:
+	case NR_openat:
+	case NR_openat2:
 	case NR_write:
 	case NR_writev:
 	case NR_pwrite64:

@@ -49,6 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--vm-racy", action="store_true", help="build the kernels racy and stock if they are not cached")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several processes (pytest-xdist, --dist loadgroup) what changes the host stays in one of them.
 
@@ -59,7 +60,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         marks.setdefault(item.path, set()).update(mark.name for mark in item.iter_markers())
     for item in items:
-        group = next((name for name in ("vm", "root") if name in marks[item.path]), "plain")
+        group = next((name for name in ("vm", "root") if name in marks[item.path]), str(item.path))
         item.add_marker(pytest.mark.xdist_group(group))
 
 

@@ -25,13 +25,16 @@ RECORD_BYTES = (OPERATION.itemsize + 7) // 8 * 8
 """A record in the ring: an OPERATION, padded as the C compiler pads it."""
 
 LIMITS = (
-    "truncate(2) and open(2) with O_TRUNC on a path are not seen, only ftruncate(2)",
-    "asynchronous writes are seen where they pass through iomap (direct I/O of XFS, ext4, f2fs, btrfs without "
-    "checksums); others count as dropped if submitted by io_submit(2), and are not noticed if by io_uring",
+    "truncate(2) on a path is not seen, only ftruncate(2) and open(2) with O_TRUNC",
+    "writes by io_submit(2) are seen where they pass through iomap (direct I/O of XFS, ext4, f2fs, btrfs without "
+    "checksums); others count as dropped",
     "system calls of 32-bit processes are not seen",
     "a file on overlayfs must be watched on the file system below it",
 )
 """What no hook covers on any host."""
+
+_IN_FLIGHT = (b"calls", b"writes", b"urings")
+"""Maps of what has begun; each value begins with the operation."""
 
 NAME_BYTES = 64
 """Bytes of one component of a path in bpf/eofrace.h, the NUL at its end among them."""
@@ -94,7 +97,7 @@ class Probes:
         for inode, device in self._watched.pop((dev, ino), set()):
             with contextlib.suppress(KeyError):
                 del table[table.Key(inode, device)]
-        for name in (b"calls", b"writes"):
+        for name in _IN_FLIGHT:
             entries = self._program[name]
             for key, leaf in entries.items():
                 if leaf.op.dev == dev and leaf.op.ino == ino:
@@ -143,7 +146,7 @@ class Probes:
     def inflight(self) -> Operations:
         """OPERATION rows of what has begun on a watched inode and not ended, as of now."""
         rows = b"".join(
-            bytes(leaf)[: OPERATION.itemsize] for name in (b"calls", b"writes") for leaf in self._program[name].values()
+            bytes(leaf)[: OPERATION.itemsize] for name in _IN_FLIGHT for leaf in self._program[name].values()
         )
         begun: Operations = np.frombuffer(rows, OPERATION)
         keep = (begun["op"] != 0) & (begun["seq_end"] == 0) & (begun["ino"] != 0)
@@ -237,6 +240,7 @@ def attach(
             if selection.by_process:
                 _attach_processes(probes, info)
             _attach_extra(probes, info)
+            _attach_uring(probes, info)
             _attach_fallocate(probes, plan)
             _attach_direct(probes, plan)
             for tracepoint in ("sys_exit", "sys_enter"):
@@ -268,6 +272,24 @@ def _attach_processes(probes: Probes, info: btf.Btf) -> None:
     probes.mechanisms["processes"] = "raw tracepoints sched_process_fork, _exec, _exit"
 
 
+def _attach_uring(probes: Probes, info: btf.Btf) -> None:
+    """Without it an io_uring request that does not pass through iomap is not seen."""
+    submit = next((name for name in hooks.URING_SUBMIT if hooks.fits(info, name, ("io_kiocb",))), None)
+    if submit is None or not hooks.fits(info, "io_uring_complete", ("io_ring_ctx",)):
+        reason: str | None = "this kernel has no tracepoints with the arguments that it has since Linux 6.0"
+    elif any(info.offset(member) is None for member in hooks.URING_MEMBERS):
+        reason = "no BTF of its requests"
+    else:
+        reason = probes._raw("io_uring_complete") or probes._raw(submit)
+    if reason is None:
+        probes.mechanisms["io_uring"] = f"raw tracepoints {submit}, io_uring_complete"
+    else:
+        probes.gaps.append(
+            f"io_uring: {reason}: buffered writes, fallocates and truncations by io_uring, and writes that it refuses, "
+            "are not seen"
+        )
+
+
 _PAIRS = {Mechanism.KPROBE: "kprobe and kretprobe", Mechanism.KFUNC: "kfunc and kretfunc (fentry, fexit)"}
 
 
@@ -285,9 +307,10 @@ def _attach_fallocate(probes: Probes, plan: Plan) -> None:
     if reason is None:
         why = f" ({plan.fallocate_why})" if plan.fallocate_why else ""
         probes.mechanisms["xfs_file_fallocate"] = _PAIRS[plan.fallocate] + why
+        probes._program[b"xfs_by_function"][ctypes.c_int(0)] = ctypes.c_uint8(1)
     else:
-        probes.mechanisms["xfs_file_fallocate"] = f"system call only ({reason})"
-        probes.gaps.append(f"xfs_file_fallocate: {reason}: a fallocate by io_uring or a kernel thread is not seen")
+        probes.mechanisms["xfs_file_fallocate"] = f"system call and io_uring only ({reason})"
+        probes.gaps.append(f"xfs_file_fallocate: {reason}: a fallocate by a kernel thread (loop, nfsd) is not seen")
 
 
 def _attach_direct(probes: Probes, plan: Plan) -> None:

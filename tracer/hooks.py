@@ -7,6 +7,7 @@
 | xfs_file_fallocate by others than the system call | kprobe and kretprobe | kfunc (fentry, fexit); a gap |
 | xfs_file_fallocate where programs on system calls are skipped (7.3) | kprobe and kretprobe | as a gap, counted |
 | a change took effect | raw tracepoints of XFS | a gap: t_applied 0, or the completion's time |
+| an io_uring request is submitted, completed | raw tracepoints io_uring_submit_req, _complete (of v6.0) | a gap |
 | a write goes to an io_uring worker | raw tracepoint io_uring_queue_async_work (of v6.0) | a gap |
 
 A kprobe comes before a kfunc because it also attaches to functions of modules, which bcc 0.26 cannot name to the
@@ -40,19 +41,19 @@ class Mechanism(enum.StrEnum):
 
 _SYSCALLS = (
     *("write", "writev", "pwrite64", "pwritev", "pwritev2"),
-    *("ftruncate", "fallocate", "io_submit", "io_uring_enter"),
+    *("ftruncate", "fallocate", "io_submit", "io_uring_enter", "open", "openat", "openat2"),
 )
 _CALLBACKS = ("aio_complete_rw", "io_complete_rw", "io_complete_rw_iopoll")
 _MACHINES: dict[str, tuple[tuple[int, ...], dict[str, str]]] = {
     # Numbers of _SYSCALLS; where pt_regs has a system call's and a function's arguments, and its result.
     "x86_64": (
-        (1, 20, 18, 296, 328, 77, 285, 209, 426),
+        (1, 20, 18, 296, 328, 77, 285, 209, 426, 2, 257, 437),
         {"arg": "di si dx r10", "carg": "di si dx cx", "ret": "ax", "nr": "orig_ax"},
     ),
 }
 
 _MEMBERS = (
-    *("file.f_flags", "file.f_inode", "file.f_pos"),
+    *("file.f_flags", "file.f_inode", "file.f_mode", "file.f_pos"),
     *("inode.i_ino", "inode.i_sb", "inode.i_size", "inode.i_mode", "super_block.s_dev", "super_block.s_magic"),
     *("task_struct.files", "files_struct.fdt", "fdtable.fd", "fdtable.max_fds"),
     *("task_struct.tgid", "task_struct.signal", "signal_struct.live"),
@@ -62,6 +63,8 @@ _MEMBERS = (
 )
 _OPTIONAL = (
     *("aio_kiocb.ki_res.data", "io_kiocb.cqe.user_data", "io_kiocb.cmd", "io_kiocb.file"),
+    *("io_kiocb.opcode", "io_kiocb.flags", "io_kiocb.cqe.fd", "io_rw.len", "io_uring_cqe.res"),
+    *("io_sync.off", "io_sync.len", "io_sync.mode", "io_ftrunc.len"),
     *("xfs_inode.i_vnode", "iomap_dio.iocb"),
 )
 
@@ -82,6 +85,13 @@ EXTRA = {
     "xfs_itruncate_extents_start": (("xfs_inode",), "t_applied of a truncation is earlier than its last wait"),
     "io_uring_queue_async_work": (("io_kiocb",), "an io_uring write done by a worker begins late"),
 }
+URING_SUBMIT = ("io_uring_submit_req", "io_uring_submit_sqe")
+"""Raw tracepoint of an io_uring request that is submitted, by the name that it has since v6.4, and before."""
+URING_MEMBERS = (
+    *("io_kiocb.cqe.user_data", "io_kiocb.cqe.fd", "io_kiocb.cmd", "io_kiocb.file", "io_kiocb.opcode"),
+    *("io_kiocb.flags", "io_rw.len", "io_sync.off", "io_sync.len", "io_sync.mode"),
+)
+"""Without them an io_uring request cannot be read."""
 PROCESSES = {
     "sched_process_exit": ("task_struct",),
     "sched_process_exec": ("task_struct",),
@@ -244,6 +254,7 @@ def macros(info: btf.Btf, chosen: Plan, selection: Selection, *, ring_bytes: int
         "RECORD_BYTES": record_bytes,
         "BY_FUNCTION": int(chosen.direct is not Mechanism.TRACEPOINT),
         "FALLOCATE_BY_FUNCTION": int(chosen.forced and chosen.fallocate is not Mechanism.TRACEPOINT),
+        "URING_CQE": int((info.tracepoint("io_uring_complete") or ())[2:3] == ("io_uring_cqe",)),
         "BY_FILE": int(selection.by_file),
         "BY_PROCESS": int(selection.by_process),
         "OPEN_O_DIRECT": os.O_DIRECT,

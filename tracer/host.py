@@ -24,6 +24,8 @@ from tracer.lab.held import held_scratch
 
 AS_ROOT = "run it as root (sudo) on the host"
 
+_HOOK_REMEDY = "a kernel with CONFIG_KPROBES and XFS loaded (modprobe xfs), or `eofrace vm`"
+
 _CAPABILITIES = {12: "CAP_NET_ADMIN", 21: "CAP_SYS_ADMIN", 38: "CAP_PERFMON", 39: "CAP_BPF"}
 _KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe/type")
 _HEADERS = (Path("/sys/kernel/kheaders.tar.xz"), Path("/proc/kheaders.tar.xz"))
@@ -140,7 +142,9 @@ def _look(where: Path, hooks: bool) -> Host:
         _try("TaskStats", _taskstats, "sysctl -w kernel.task_delayacct=1", required=False),
     ]
     if hooks:
-        facts.append(_try("hooks", _hooks, AS_ROOT))
+        each: list[Fact] = []
+        facts.append(_try("hooks", lambda: _hooks(each), AS_ROOT))
+        facts += each
     return Host(tuple(facts))
 
 
@@ -303,10 +307,19 @@ def _taskstats() -> str:
     return "block I/O delay per thread"
 
 
-def _hooks() -> str:
+def _hooks(each: list[Fact]) -> str:
+    """All of them attached once; `each` gets a fact for every hook."""
     attach = importlib.import_module("tracer.attach")
     begun = time.monotonic()
     with attach.attach(1 << 20) as probes:
         took = time.monotonic() - begun
-        gaps = f", {len(probes.gaps)} without: {' '.join(probes.gaps)}" if probes.gaps else ""
-        return f"{len(probes.mechanisms)} attached in {took:.1f} s{gaps}"
+        gaps = [gap.partition(": ") for gap in probes.gaps]
+        lacking = {hook for hook, _, _ in gaps}
+        each += [
+            Fact(f"hook {hook}", True, mechanism, required=False)
+            for hook, mechanism in probes.mechanisms.items()
+            if hook not in lacking
+        ]
+        each += [Fact(f"hook {hook}", False, why, _HOOK_REMEDY, required=False) for hook, _, why in gaps]
+        without = f", {len(gaps)} not as well as could be" if gaps else ""
+        return f"{len(each) - len(gaps)} attached in {took:.1f} s{without}"

@@ -453,18 +453,3 @@ def test_repaired_after_a_crash(tmp_path: Path, how: How, data: bool) -> None:
     assert same_as_qemu(crashed) == (0, 0, 0)
     assert _entries(crashed) == before
     assert convert(crashed) == content
-
-
-@pytest.mark.parametrize("data", [False, True])
-def test_resize_is_refused_by_name(tmp_path: Path, how: How, data: bool) -> None:
-    async def main() -> None:
-        await blockstack.create(
-            tmp_path / "image", SIZE, extended_l2=not data, data_file=str(tmp_path / "data") if data else None
-        )
-        async with blockstack.open(tmp_path / "image", **how) as disk:
-            for length in (SIZE * 2, SIZE // 2):
-                with pytest.raises(OSError, match="external data file" if data else "extended L2"):
-                    await disk.truncate(length, shrink=True)
-            assert disk.length == SIZE
-
-    run(main())

@@ -2,23 +2,33 @@
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
-def mount_points(table: str) -> dict[int, str]:
-    """st_dev -> where the whole of that file system is mounted, from the text of /proc/PID/mountinfo (proc(5)).
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """A file system as this process sees it."""
 
-    Of several the last, which lies on top. Bind mounts of a directory are passed over.
-    """
-    found = {}
+    kind: str  # "xfs", "ext4", ...
+    root: str | None
+    """Where the whole of it is mounted; None where only a part is."""
+
+
+def mounts(table: str) -> dict[int, Mounted]:
+    """st_dev -> file system, from the text of /proc/PID/mountinfo (proc(5)). Of several mounts the last, on top."""
+    found: dict[int, Mounted] = {}
     for line in table.splitlines():
-        fields = line.split(" ")
-        if len(fields) > 4 and fields[3] == "/":
-            major, _, minor = fields[2].partition(":")
-            if major.isdecimal() and minor.isdecimal():
-                found[os.makedev(int(major), int(minor))] = _OCTAL.sub(lambda m: chr(int(m[1], 8)), fields[4])
+        fields, _, rest = line.partition(" - ")
+        parts = fields.split(" ")
+        major, _, minor = parts[2].partition(":") if len(parts) > 4 else ("", "", "")
+        if major.isdecimal() and minor.isdecimal():
+            dev = os.makedev(int(major), int(minor))
+            whole = _OCTAL.sub(lambda m: chr(int(m[1], 8)), parts[4]) if parts[3] == "/" else None
+            if whole is not None or dev not in found:
+                found[dev] = Mounted(rest.partition(" ")[0], whole)
     return found
 
 
@@ -37,21 +47,26 @@ class Paths:
         """Take over what `Probes.names` has."""
         fresh = names.keys() - self._known.keys()
         if any(dev not in self._mounts for dev, _ in fresh):
-            self._mounts = _mounted()
+            self._mounts |= _mounted()
         for file in fresh:
             path, whole = names[file]
-            base = self._mounts.get(file[0])
+            mounted = self._mounts.get(file[0])
             if not whole:
                 self._known[file] = f".../{path}"
-            elif base is None:
+            elif mounted is None or mounted.root is None:
                 self._known[file] = f"/{path} (of a file system that is not mounted here)"
             else:
-                self._known[file] = f"{base.rstrip('/')}/{path}"
+                self._known[file] = f"{mounted.root.rstrip('/')}/{path}"
 
     def get(self, dev: int, ino: int) -> str | None:
         """The path, None where it was not told."""
         return self._known.get((dev, ino))
 
+    def kind(self, dev: int) -> str | None:
+        """The file system of a device, None where it is not mounted here."""
+        mounted = self._mounts.get(dev)
+        return None if mounted is None else mounted.kind
 
-def _mounted() -> dict[int, str]:
-    return mount_points(Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
+
+def _mounted() -> dict[int, Mounted]:
+    return mounts(Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))

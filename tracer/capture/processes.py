@@ -8,13 +8,24 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tracer.attach import Probes
-from tracer.errors import UsageError
+from tracer.errors import UnsupportedError, UsageError
 from tracer.report.escape import printable
 
 COMM_BYTES = 15
 """What the kernel keeps of a command name (TASK_COMM_LEN without the NUL)."""
 
+_INITIAL_PID_NAMESPACE = 0xEFFFFFFC
+"""PROC_PID_INIT_INO of linux/proc_ns.h."""
+
 _END_SECONDS = 5.0
+
+
+def check_namespace() -> None:
+    """Raise UnsupportedError in a PID namespace of a container's, whose numbers are not the kernel's own."""
+    if os.stat("/proc/self/ns/pid").st_ino != _INITIAL_PID_NAMESPACE:
+        raise UnsupportedError(
+            "processes cannot be followed in a PID namespace of its own: run it on the host, or trace a file (--path)"
+        )
 
 
 def check_pid(pid: int) -> None:

@@ -68,9 +68,13 @@ class Captured:
     """A recording that is over."""
 
     seconds: float
+    attached_after: float
+    """Seconds from the start of this process to the first operation that could be seen."""
     totals: Totals
     paths: Mapping[tuple[int, int], str | None]
     """(st_dev, inode) -> path, None where nobody could tell it."""
+    kinds: Mapping[int, str | None]
+    """st_dev -> file system, None where it is not mounted here."""
     analysis: Analysis | None
     """None: too many operations to be judged here."""
     trace: Path | None
@@ -104,6 +108,7 @@ class Captured:
         return {
             "schema": SCHEMA,
             "seconds": round(self.seconds, 3),
+            "attached_after": round(self.attached_after, 3),
             "ended_by": self.ended_by,
             "exit_status": self.exit_status,
             "operations": dict(sorted(self.totals.kinds.items())),
@@ -114,6 +119,7 @@ class Captured:
             "files": [
                 {
                     "path": self.paths.get(file),
+                    "fs": self.kinds.get(file[0]),
                     "dev": file[0],
                     "ino": file[1],
                     "operations": count.operations,

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -29,6 +29,9 @@ from tracer.trace import TraceMeta
 
 MAX_KEPT = 1_000_000
 """Operations that are kept in memory, to be judged, or for a trace in one file: 145 MB."""
+
+_DEEP = ("xfs", "ext4", "btrfs")
+"""File systems whose direct writes are seen inside of them."""
 
 _TURN = 0.1
 """Seconds between two looks at the ring."""
@@ -72,6 +75,8 @@ def capture(options: Options, progress: Progress) -> Captured:
     Raises UsageError for a process, a file or a command that is not there, UnsupportedError where the kernel cannot be
     traced, OSError.
     """
+    if options.selection.by_process:
+        processes.check_namespace()
     for pid in options.pids:
         processes.check_pid(pid)
     if options.output is not None and not options.rotates:
@@ -110,6 +115,7 @@ class _Capture:
                 processes.follow_with_children(self._probes, pid)
             for name in options.comms:
                 processes.follow_named(self._probes, name)
+            attached_after = _age()
             command = stack.enter_context(processes.command(self._probes, options.command)) if options.command else None
             while (why := self._over(stopped, command)) is None:
                 time.sleep(_TURN)
@@ -121,10 +127,14 @@ class _Capture:
             self._take(final=True)
         written = self._write()
         totals = self._totals
+        kinds = {dev: self._paths.kind(dev) for dev in {dev for dev, _ in totals.files}}
+        self._notes += _shallow(kinds.values())
         return Captured(
             seconds=seconds,
+            attached_after=attached_after,
             totals=totals,
             paths={file: self._paths.get(*file) for file in totals.files},
+            kinds=kinds,
             analysis=self._judge(),
             trace=written,
             mechanisms=dict(self._probes.mechanisms),
@@ -154,9 +164,7 @@ class _Capture:
 
     def _take(self, *, final: bool = False) -> None:
         """Count and keep what has ended; at the end what is in flight, too."""
-        ops = self._recorder.take()
-        if not final:
-            ops = ops[ops["seq_end"] != 0]
+        ops = self._recorder.take(in_flight=final)
         self._totals.add(ops, self._recorder.dropped_by)
         self._memory.add(ops, self._recorder.dropped)
         if self._directory is not None:
@@ -195,6 +203,17 @@ class _Capture:
         )
 
 
+def _shallow(kinds: Iterable[str | None]) -> list[str]:
+    """What the file systems met do not let us see."""
+    notes = []
+    for kind in sorted({kind for kind in kinds if kind is not None}):
+        if kind == "overlay":
+            notes.append("overlay: operations are recorded from the system call, and again on the file system below it")
+        elif kind not in _DEEP:
+            notes.append(f"{kind}: recorded from the system call alone: when a change took effect is not seen")
+    return notes
+
+
 def _opened(path: Path) -> int:
     """A descriptor of the file, by which it is watched. Raises UsageError."""
     shown = printable(str(path))
@@ -206,6 +225,12 @@ def _opened(path: Path) -> int:
         os.close(descriptor)
         raise UsageError(f"{shown}: no regular file: name a file, or a process with -p")
     return descriptor
+
+
+def _age() -> float:
+    """Seconds since this process was started."""
+    started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """`eofrace trace`: record what any process does to its files, and judge it."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,19 @@ Examples:
 Exit status: 0 nothing dangerous was seen, 1 a hazard or a loss,
 2 wrong usage, 3 inconclusive (nothing seen, or not everything),
 4 this host cannot do it."""
+
+
+class _RingSize(click.ParamType[int]):
+    """Bytes, from 4k to 1024m."""
+
+    name = "size"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        match = re.fullmatch(r"(\d{1,7})([km])", str(value).lower())
+        size = int(match[1]) << (10 if match[2] == "k" else 20) if match else 0
+        if not 4096 <= size <= 1 << 30 or size & (size - 1):
+            self.fail(f"{value!r} is no power of two from 4k to 1024m", param, ctx)
+        return size
 
 
 @click.command(epilog=_EPILOG)
@@ -59,11 +73,11 @@ Exit status: 0 nothing dangerous was seen, 1 a hazard or a loss,
 @click.option(
     "ring_size",
     "--ring-size",
-    metavar="MIB",
-    type=click.IntRange(1, 1024),
-    default=16,
+    metavar="SIZE",
+    type=_RingSize(),
+    default="16m",
     show_default=True,
-    help="Room in the kernel for what was not fetched yet; a power of two.",
+    help="Room in the kernel for what was not fetched yet: a power of two, with k or m.",
 )
 @click.option(
     "mechanism",
@@ -105,8 +119,6 @@ def trace(
 
     if not (pids or comms or files or command):
         raise UsageError("say what to trace: -p PID, --comm NAME, --path FILE or -- COMMAND (eofrace trace --help)")
-    if ring_size & (ring_size - 1):
-        raise UsageError(f"--ring-size {ring_size}: not a power of two: 16, 32, 64, ...")
     if any(not name or "\0" in name for name in comms):
         raise UsageError("--comm: an empty name: use what `ps -o comm` shows")
     options = run.Options(
@@ -117,7 +129,7 @@ def trace(
         seconds=seconds,
         output=output,
         part_operations=part_operations or PART_OPERATIONS,
-        ring_bytes=ring_size << 20,
+        ring_bytes=ring_size,
         mechanism=mechanism,
     )
     if part_operations is not None and not options.rotates:

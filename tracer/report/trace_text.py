@@ -11,12 +11,15 @@ from tracer.report.escape import printable
 from tracer.report.hazard_text import MAX_SENTENCES, sentence
 
 WIDTH = 100
+COUNTS = 60
+"""Columns beside a path: it is never broken."""
 BUSIEST = 10
 
 
 def print_captured(captured: Captured, *, stderr: bool) -> None:
     """Print the summary."""
-    console = wide(WIDTH, stderr=stderr)
+    longest = max((len(path or "") for path in captured.paths.values()), default=0)
+    console = wide(max(WIDTH, longest + COUNTS), stderr=stderr)
     totals = captured.totals
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(totals.kinds.items(), key=lambda item: -item[1]))
     rate = totals.operations / captured.seconds if captured.seconds else 0.0
@@ -55,7 +58,7 @@ def _files(captured: Captured) -> Table:
     table = Table(box=SIMPLE, pad_edge=False)
     table.add_column("operations", justify="right", no_wrap=True)
     table.add_column("written", justify="right", no_wrap=True)
-    table.add_column("file", overflow="fold")
+    table.add_column("file", no_wrap=True)
     for file, count in busiest[:BUSIEST]:
         path = captured.paths.get(file)
         shown = printable(path) if path else f"inode {file[1]} of device {file[0] >> 8}:{file[0] & 0xFF}"

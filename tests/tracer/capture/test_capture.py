@@ -1,12 +1,14 @@
 """`eofrace trace`: exactly what was done, by whom it was asked to watch, and nothing else."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +19,9 @@ import pytest
 
 from tests.tracer.verify.test_verify import EOFRACE, eofrace, one_line
 from tracer import trace
+from tracer.capture.run import Options, capture
 from tracer.errors import Status
+from tracer.lab.scratch import default_directory, loop_scratch
 from tracer.operations import Op, Operations
 
 pytestmark = pytest.mark.root
@@ -80,8 +84,50 @@ def test_what_fails_is_recorded_with_its_error(tmp_path: Path) -> None:
     assert rows(ops) == [
         ("buffered_write", 0, 4096, 4096),
         ("buffered_write", 4096, 4096, 4096),
-        ("buffered_write", 8192, 4096, -27),  # EFBIG
+        ("buffered_write", 8192, 4096, -errno.EFBIG),
     ]
+
+
+@pytest.mark.parametrize("fs", ["xfs", "ext4", "btrfs"])
+def test_whatever_io_uring_does_to_a_file(fs: str, tmp_path: Path) -> None:
+    """Buffered and direct, with registered files and buffers, by workers, refused ones, fallocates and truncations."""
+    with loop_scratch(fs, 512 << 20, default_directory()) as scratch:
+        path, output = scratch.path / "f", tmp_path / "out.parquet"
+        command = [sys.executable, str(Path(LOAD).with_name("ring.py")), str(path)]
+        captured = capture(Options(command=tuple(command), output=output), lambda *_: None)
+        inode = path.stat().st_ino
+    assert captured.exit_status == 0
+    assert sum(captured.totals.dropped.values()) == 0
+    ops = trace.read(output).ops
+    ops = ops[ops["ino"] == inode]
+    direct = "uring_write"
+    found = list(zip(ops["request"].tolist(), rows(ops), strict=True))
+    assert found == [
+        (1, ("buffered_write", 0, 4096, 4096)),
+        (2, ("buffered_write", 8192, 1024, 1024)),
+        (3, ("fallocate", 0, 1 << 20, 0)),
+        (4, ("fallocate", 4096, 8192, 0)),
+        (5, ("buffered_write", 16384, 4096, 4096)),
+        (6, (direct, 32768, 4096, 4096)),
+        (7, (direct, 65536, 8192, 8192)),
+        (8, (direct, 131072, 4096, 4096)),
+        (9, (direct, 262144, 4096, 4096)),
+        (10, ("buffered_write", 262144, 4096, 4096)),
+        (11, ("buffered_write", 64 << 20, 4096, -errno.EFBIG)),
+        (12, (direct, 64 << 20, 4096, -errno.EFBIG)),
+        (13, ("truncate", 4096, 0, 0)),
+    ]
+    assert ops["flags"][3] == 0x10
+    assert np.all(ops["seq_end"][:-1] < ops["seq_begin"][1:])  # one at a time
+
+
+def test_truncation_by_opening(tmp_path: Path) -> None:
+    (tmp_path / "old").write_bytes(b"x" * 5000)
+    script = f"echo new > {tmp_path}/old; echo created > {tmp_path}/new; true < {tmp_path}/old"
+    traced("-o", tmp_path / "out.parquet", "--", "sh", "-c", script)
+    ops = trace.read(tmp_path / "out.parquet").ops
+    assert rows(ops) == [("truncate", 0, 0, 0), ("buffered_write", 0, 4, 4), ("buffered_write", 0, 8, 8)]
+    assert ops["size_end"].tolist() == [0, 4, 8]
 
 
 class Waiting:
@@ -193,7 +239,7 @@ def test_a_file_whoever_writes_to_it(tmp_path: Path) -> None:
     ops = trace.read(output).ops
     assert set(ops["ino"].tolist()) == {file.stat().st_ino}
     assert os.getpid() in ops["pid"]
-    assert len(ops) == 3
+    assert [Op(op).label for op in ops["op"]] == ["buffered_write"] * 2 + ["truncate", "buffered_write"]
 
 
 def test_a_process_on_a_file_is_both(tmp_path: Path) -> None:
@@ -294,6 +340,16 @@ def test_threads_with_4096_writes_in_flight_lose_none(tmp_path: Path) -> None:
     assert len(writes) == 4 * 16384
 
 
+def test_what_does_not_fit_into_the_ring_is_counted(tmp_path: Path) -> None:
+    words = ("--ring-size", "4k", "-o", tmp_path / "out.parquet", "--")
+    report, done = traced(*words, sys.executable, LOAD, "writes", tmp_path / "f", 20_000)
+    assert report["dropped_by"]["ring full"] > 0
+    assert report["operations"]["buffered_write"] + report["dropped"] == 20_000
+    assert len(trace.read(tmp_path / "out.parquet").ops) == report["operations"]["buffered_write"]
+    assert done.returncode == Status.INCONCLUSIVE
+    assert "lost in the kernel" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -304,7 +360,8 @@ def test_threads_with_4096_writes_in_flight_lose_none(tmp_path: Path) -> None:
         (("--path", "/dev"), "cannot open the file to be traced"),
         (("--path", "/dev/null"), "no regular file"),
         (("--comm", ""), "an empty name"),
-        (("--ring-size", "3", "--", "true"), "not a power of two"),
+        (("--ring-size", "3m", "--", "true"), "no power of two"),
+        (("--ring-size", "16", "--", "true"), "no power of two"),
         (("--rotate", "5000", "--", "true"), "--rotate is for a directory"),
         (("--", "/nowhere/command"), "cannot start /nowhere/command: No such file"),
         (("-o", "/nowhere/x.parquet", "--", "true"), "no such directory"),
@@ -316,6 +373,20 @@ def test_trouble_is_one_line(words: tuple[str, ...], says: str) -> None:
     done = eofrace("trace", *words)
     assert says in one_line(done.stderr)
     assert done.returncode == Status.USAGE
+
+
+def test_in_a_container_processes_are_not_followed() -> None:
+    words = ["unshare", "--pid", "--fork", "--mount-proc", *EOFRACE, "trace", "--", "true"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == Status.UNSUPPORTED
+    assert "PID namespace" in one_line(done.stderr)
+
+
+def test_a_file_system_without_deep_hooks_is_said_to_be_one() -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        report, _ = traced("--", "sh", "-c", f"echo hi > {directory}/f; echo more >> {directory}/f")
+    assert [(file["fs"], file["operations"]) for file in report["files"]] == [("tmpfs", 2)]
+    assert any("tmpfs: recorded from the system call alone" in note for note in report["notes"])
 
 
 def test_without_privileges_it_says_what_it_needs() -> None:

@@ -1,0 +1,207 @@
+"""`python -m bench tracing`: what `eofrace trace` costs the load that it watches, against the same load untraced."""
+
+import contextlib
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from tracer.errors import EofraceError
+from tracer.lab import children
+from tracer.lab.scratch import default_directory, loop_scratch
+from tracer.output import STDOUT, check_writable, write_text
+from tracer.report.console import wide
+
+SCHEMA = "eofrace.bench-tracing/1"
+MIB = 1 << 20
+
+_EOFRACE = [sys.executable, "-c", "from tracer.commands import main; main()"]
+_LOAD = ["--rw=randwrite", "--bs=4k", "--size=256m", "--ioengine=libaio", "--iodepth=32", "--direct=1"]
+_FAST = ["--rw=write", "--bs=4k", "--size=64m", "--ioengine=psync", "--numjobs=2", "--rate_iops=75000"]
+
+_EPILOG = """\b
+Examples:
+  python -m bench tracing                        all rows, on a scratch XFS; needs root, fio and strace
+  python -m bench tracing --rounds 9 --seconds 20 --json -
+
+\b
+Exit status: 0 every row is reached, 1 one is not, 4 this host cannot do it."""
+
+
+@dataclass(slots=True)
+class Traced:
+    """Figures of one traced run."""
+
+    iops: float
+    operations: int
+    dropped: int
+    cpu: float  # of one core, while the load ran
+    bytes_per_operation: float
+    mib: float  # largest resident size
+    growth_mib: float  # resident size at the end less that in the middle
+    attached: float  # seconds from the start of the process
+
+
+@dataclass(slots=True)
+class Rounds:
+    """IOPS of each round, untraced, traced and under strace, and the traced runs' figures."""
+
+    plain: list[float] = field(default_factory=list)
+    traced: list[Traced] = field(default_factory=list)
+    strace: list[float] = field(default_factory=list)
+
+
+@click.command(epilog=_EPILOG)
+@click.option("--rounds", type=click.IntRange(1, 100), default=5, show_default=True, help="Of each, interleaved.")
+@click.option("--seconds", type=click.IntRange(1, 3600), default=8, show_default=True, help="Of one run.")
+@click.option("--json", "json_file", metavar="FILE", help="Write the result as JSON; - is stdout.")
+def tracing(rounds: int, seconds: int, json_file: str | None) -> None:
+    """4 KiB random writes of fio (libaio, depth 32, XFS on loop): alone, under `eofrace trace`, under strace."""
+    if json_file is not None:
+        check_writable(json_file)
+    found = Rounds()
+    with loop_scratch("xfs", 1024 * MIB, default_directory()) as scratch:
+        file = scratch.path / "load"
+        _fio(file, ["--rw=write", "--bs=1m", "--size=256m", "--direct=1"], None)
+        timed = [*_LOAD, "--time_based", f"--runtime={seconds}"]
+        sides: list[Callable[[], None]] = [
+            lambda: found.plain.append(_fio(file, timed, None)),
+            lambda: found.traced.append(_traced(file, timed)),
+            lambda: found.strace.append(_fio(file, timed, "strace")),
+        ]
+        for number in range(rounds):
+            for step in range(len(sides)):
+                sides[(number + step) % len(sides)]()
+        fast = _traced(scratch.path / "fast", [*_FAST, "--time_based", f"--runtime={seconds}"])
+    rows = _rows(found, fast)
+    if json_file is not None:
+        write_text(json_file, json.dumps({"schema": SCHEMA, "rounds": rounds, "rows": rows}, indent=2) + "\n")
+    if json_file != STDOUT:
+        table = Table("figure", "measured", "at most", "")
+        for row in rows:
+            most = "" if row["at_most"] is None else f"{row['at_most']:g} {row['unit']}"
+            verdict = "" if row["reached"] is None else "reached" if row["reached"] else "not reached"
+            table.add_row(row["figure"], f"{row['measured']:.2f} {row['unit']}", most, verdict)
+        wide(110, stderr=False).print(table)
+    sys.exit(0 if all(row["reached"] is not False for row in rows) else 1)
+
+
+def _rows(found: Rounds, fast: Traced) -> list[dict[str, Any]]:
+    lost = [100 * (1 - one.iops / plain) for plain, one in zip(found.plain, found.traced, strict=True)]
+    lost_strace = [100 * (1 - one / plain) for plain, one in zip(found.plain, found.strace, strict=True)]
+    median = statistics.median
+    rows: list[tuple[str, float, str, float | None]] = [
+        ("IOPS of the load, untraced", median(found.plain), "/s", None),
+        ("IOPS lost with trace", median(lost), "%", 5.0),
+        ("IOPS lost with strace -f -e trace=io_submit,io_getevents", median(lost_strace), "%", None),
+        ("operations recorded in a second, at the fast load", fast.iops, "/s", None),
+        ("operations dropped at the fast load", fast.dropped, "", 0.0),
+        ("operations dropped", sum(one.dropped for one in found.traced), "", 0.0),
+        ("CPU of the recorder, of one core", 100 * median(one.cpu for one in found.traced), "%", 10.0),
+        ("trace on disk, per operation", median(one.bytes_per_operation for one in found.traced), "bytes", 16.0),
+        ("memory of the recorder", max(one.mib for one in [*found.traced, fast]), "MiB", 200.0),
+        ("growth of it over the second half", max(one.growth_mib for one in found.traced), "MiB", None),
+        ("from start to attached", median(one.attached for one in found.traced), "s", 1.5),
+    ]
+    return [
+        {
+            "figure": figure,
+            "measured": measured,
+            "unit": unit,
+            "at_most": most,
+            "reached": None if most is None else measured <= most,
+        }
+        for figure, measured, unit, most in rows
+    ]
+
+
+def _fio(file: Path, words: list[str], under: str | None) -> float:
+    """IOPS of one run, as fio says. Raises ChildError."""
+    command = ["fio", "--name=load", f"--filename={file}", "--output-format=json", *words]
+    if under == "strace":
+        command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=io_submit,io_getevents", *command]
+    done = children.run(command, seconds=3600)
+    jobs = json.loads(done.stdout[done.stdout.index("{") :])["jobs"]
+    return float(sum(job["write"]["iops"] for job in jobs))
+
+
+def _traced(file: Path, words: list[str]) -> Traced:
+    """One run with a recorder beside it."""
+    kept = Path(f"{file}.trace")
+    summary = Path(f"{file}.json")
+    command = [*_EOFRACE, "trace", "-q", "--comm", "fio", "-o", str(kept), "--json", str(summary)]
+    with subprocess.Popen(command) as process:
+        try:
+            _until_attached(process)
+            before, begin = _cpu(process.pid), time.monotonic()
+            with _sampled(process.pid) as resident:
+                iops = _fio(file, words, None)
+            cpu = (_cpu(process.pid) - before) / (time.monotonic() - begin)
+        finally:
+            process.send_signal(signal.SIGINT)
+    report = json.loads(summary.read_text())
+    operations = sum(report["operations"].values())
+    on_disk = sum(part.stat().st_size for part in kept.iterdir())
+    for part in [*kept.iterdir(), summary]:
+        part.unlink()
+    kept.rmdir()
+    return Traced(
+        iops=iops,
+        operations=operations,
+        dropped=report["dropped"],
+        cpu=cpu,
+        bytes_per_operation=on_disk / max(operations, 1),
+        mib=max(resident) / MIB,
+        growth_mib=(resident[-1] - resident[len(resident) // 2]) / MIB,
+        attached=report["attached_after"],
+    )
+
+
+def _until_attached(process: "subprocess.Popen[bytes]") -> None:
+    """Wait until the recorder's programs are attached. Raises EofraceError."""
+    for _ in range(600):
+        if process.poll() is not None:
+            break
+        with contextlib.suppress(OSError):
+            links = [os.readlink(entry.path) for entry in os.scandir(f"/proc/{process.pid}/fd")]
+            if links.count("anon_inode:bpf_link") >= 10:
+                time.sleep(1)
+                return
+        time.sleep(0.1)
+    raise EofraceError("eofrace trace did not attach: run it by itself to see why")
+
+
+def _cpu(pid: int) -> float:
+    """Seconds of CPU that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextlib.contextmanager
+def _sampled(pid: int) -> Iterator[list[int]]:
+    """Resident bytes of a process, ten times a second."""
+    found: list[int] = []
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.wait(0.1):
+            found.append(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield found
+    finally:
+        stop.set()
+        thread.join()

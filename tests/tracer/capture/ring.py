@@ -1,0 +1,111 @@
+"""io_uring in a hundred lines, for every opcode that changes a file: a script that other processes run.
+
+    python tests/tracer/capture/ring.py FILE
+
+Prints one JSON object: the results by user_data, in the order in which they were asked for.
+"""
+
+import ctypes
+import json
+import mmap
+import os
+import resource
+import struct
+import sys
+from typing import Any
+
+WRITEV, WRITE_FIXED, FALLOCATE, WRITE, FTRUNCATE = 2, 5, 17, 23, 55
+FIXED_FILE, ASYNC = 1, 16
+_SQE = struct.Struct("=BBHiQQIIQHHI16x")
+_REGISTER_BUFFERS, _REGISTER_FILES = 0, 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _call(number: int, *arguments: Any) -> int:
+    result = int(_libc.syscall(ctypes.c_long(number), *arguments))
+    if result < 0:
+        raise OSError(ctypes.get_errno(), f"system call {number}")
+    return result
+
+
+class Ring:
+    """One request at a time."""
+
+    def __init__(self) -> None:
+        parameters = ctypes.create_string_buffer(120)
+        self.fd = _call(425, ctypes.c_uint(4), parameters)
+        sq = struct.unpack_from("=8I", parameters.raw, 40)
+        cq = struct.unpack_from("=8I", parameters.raw, 80)
+        self._rings = mmap.mmap(self.fd, 1 << 16, offset=0)
+        self._entries = mmap.mmap(self.fd, 4 * 64, offset=0x10000000)
+        self._tail, self._mask, self._array = sq[1], sq[2], sq[6]
+        self._cq_head, self._cq_mask, self._cqes = cq[0], cq[2], cq[5]
+
+    def register(self, what: int, argument: Any, count: int) -> None:
+        _call(427, ctypes.c_int(self.fd), ctypes.c_uint(what), argument, ctypes.c_uint(count))
+
+    def run(
+        self,
+        opcode: int,
+        fd: int,
+        offset: int,
+        address: int,
+        length: int,
+        user_data: int,
+        *,
+        mode: int = 0,
+        flags: int = 0,
+    ) -> int:
+        """Submit one, wait for it, return its result."""
+        (tail,) = struct.unpack_from("=I", self._rings, self._tail)
+        (mask,) = struct.unpack_from("=I", self._rings, self._mask)
+        at = tail & mask
+        _SQE.pack_into(self._entries, at * 64, opcode, flags, 0, fd, offset, address, length, mode, user_data, 0, 0, 0)
+        struct.pack_into("=I", self._rings, self._array + 4 * at, at)
+        struct.pack_into("=I", self._rings, self._tail, tail + 1)
+        _call(
+            426,
+            *(ctypes.c_uint(self.fd), ctypes.c_uint(1), ctypes.c_uint(1), ctypes.c_uint(1)),
+            *(None, ctypes.c_size_t(0)),
+        )
+        (head,) = struct.unpack_from("=I", self._rings, self._cq_head)
+        (mask,) = struct.unpack_from("=I", self._rings, self._cq_mask)
+        found, result = struct.unpack_from("=Qi", self._rings, self._cqes + 16 * (head & mask))
+        struct.pack_into("=I", self._rings, self._cq_head, head + 1)
+        assert found == user_data
+        return int(result)
+
+
+def main(path: str) -> dict[int, int]:
+    ring = Ring()
+    buffered = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    direct = os.open(path, os.O_RDWR | os.O_DIRECT)
+    memory = mmap.mmap(-1, 1 << 16)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    vectors = (ctypes.c_uint64 * 4)(address, 1000, address, 24)
+    ring.register(_REGISTER_FILES, (ctypes.c_int * 2)(buffered, direct), 2)
+    ring.register(_REGISTER_BUFFERS, (ctypes.c_uint64 * 2)(address, 1 << 16), 1)
+    limit = 64 << 20
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    done = {
+        1: ring.run(WRITE, buffered, 0, address, 4096, 1),
+        2: ring.run(WRITEV, buffered, 8192, ctypes.addressof(vectors), 2, 2),
+        3: ring.run(FALLOCATE, buffered, 0, 1 << 20, 1, 3),
+        4: ring.run(FALLOCATE, buffered, 4096, 8192, 0x10, 4),  # zero-range
+        5: ring.run(WRITE, 0, 16384, address, 4096, 5, flags=FIXED_FILE),
+        6: ring.run(WRITE, direct, 32768, address, 4096, 6),
+        7: ring.run(WRITE, 1, 65536, address, 8192, 7, flags=FIXED_FILE),
+        8: ring.run(WRITE_FIXED, 1, 131072, address, 4096, 8, flags=FIXED_FILE),
+        9: ring.run(WRITE, direct, 262144, address, 4096, 9, flags=ASYNC),
+        10: ring.run(WRITE, buffered, 262144, address, 4096, 10, flags=ASYNC),
+        11: ring.run(WRITE, buffered, limit, address, 4096, 11),
+        12: ring.run(WRITE, direct, limit, address, 4096, 12),
+        13: ring.run(FTRUNCATE, buffered, 4096, 0, 0, 13),
+    }
+    del vectors
+    return done
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1])))
