@@ -275,7 +275,7 @@ def _attach_processes(probes: Probes, info: btf.Btf) -> None:
 def _attach_uring(probes: Probes, info: btf.Btf) -> None:
     """Without it an io_uring request that does not pass through iomap is not seen."""
     submit = next((name for name in hooks.URING_SUBMIT if hooks.fits(info, name, ("io_kiocb",))), None)
-    if submit is None or not hooks.fits(info, "io_uring_complete", ("io_ring_ctx",)):
+    if submit is None or not hooks.tells_request(info):
         reason: str | None = "this kernel has no tracepoints with the arguments that it has since Linux 6.0"
     elif any(info.offset(member) is None for member in hooks.URING_MEMBERS):
         reason = "no BTF of its requests"

@@ -234,6 +234,12 @@ def fits(info: btf.Btf, name: str, arguments: tuple[str, ...]) -> bool:
     return found is not None and found[: len(arguments)] == arguments
 
 
+def tells_request(info: btf.Btf) -> bool:
+    """Whether io_uring_complete has the request as its second argument: since v5.19 of seven, since v6.14 of three."""
+    found = info.tracepoint("io_uring_complete")
+    return found is not None and (len(found) == 7 or found[2:] == ("io_uring_cqe",))
+
+
 def macros(info: btf.Btf, chosen: Plan, selection: Selection, *, ring_bytes: int, record_bytes: int) -> dict[str, int]:
     """What the C files want to know of this host."""
     machine = platform.machine()

@@ -166,9 +166,7 @@ class _Capture:
         """Count and keep what has ended; at the end what is in flight, too."""
         ops = self._recorder.take(in_flight=final)
         self._totals.add(ops, self._recorder.dropped_by)
-        self._memory.add(ops, self._recorder.dropped)
-        if self._directory is not None:
-            self._directory.add(ops, self._recorder.dropped)
+        (self._directory or self._memory).add(ops, self._recorder.dropped)
         now = time.monotonic()
         if not self._options.files and (final or now - self._looked > _LOOK):
             self._looked = now
@@ -182,11 +180,11 @@ class _Capture:
         return self._options.output
 
     def _judge(self) -> Analysis | None:
-        if self._memory.full:
+        if self._totals.operations > MAX_KEPT:
             where = f"eofrace analyze {self._options.output}" if self._directory else "-o DIR/ and eofrace analyze DIR"
             self._notes.append(f"not judged: more than {MAX_KEPT:,} operations: {where}")
             return None
-        ops: Operations = self._memory.all()
+        ops: Operations = self._memory.all() if self._directory is None else trace.read(self._directory.path).ops
         return analyse(ops, self._meta())
 
     def _meta(self) -> TraceMeta:

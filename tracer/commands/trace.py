@@ -68,7 +68,7 @@ class _RingSize(click.ParamType[int]):
     "--rotate",
     metavar="N",
     type=click.IntRange(1000),
-    help="Operations in each file of a directory.  [default: 500000]",
+    help="Operations in each file of a directory.  [default: 200000]",
 )
 @click.option(
     "ring_size",
