@@ -66,6 +66,12 @@ static inline void end_failed(u64 kiocb, u64 seq, s64 result)
 	w = writes.lookup(&kiocb);
 	if (!w || w->op.seq_begin != seq || w->queued)
 		return;
+	/* Given up by iomap, and done through the page cache: nobody says when, and how much. */
+	if (w->op.op == OP_AIO_WRITE && result == NONE_RESULT && (!w->tried || w->tried == -EOF_ENOTBLK)) {
+		count_drop(DROP_BYPASS);
+		writes.delete(&kiocb);
+		return;
+	}
 	end_write(kiocb, w, result != NONE_RESULT ? result : w->tried);
 }
 
@@ -303,7 +309,7 @@ static inline void submit_enter(u64 n, u64 iocbs, u8 kind)
 	u64 id = bpf_get_current_pid_tgid();
 	struct submission *s, empty = {};
 
-	if (!n || n > 0x7fffffff)
+	if (!n || n > 0x7fffffff || is_compat())
 		return;
 	s = submissions.lookup(&id);
 	if (!s) {
@@ -322,6 +328,7 @@ static inline void submit_enter(u64 n, u64 iocbs, u8 kind)
 	s->total = n;
 	s->left = n;
 	s->seen = 0;
+	s->linked = 0;
 	s->kind = kind;
 }
 

@@ -17,6 +17,8 @@
 #define NONE_RESULT		(-0x7fffffffffffffffLL - 1)
 #define NONE_SIZE		(-1LL)
 
+#define TS_COMPAT		2	/* asm/thread_info.h, x86 */
+
 #define EOF_EAGAIN		11
 #define EOF_EFAULT		14
 #define EOF_ENOTBLK		15
@@ -77,6 +79,7 @@ struct submission {
 	u32 seen;		/* writes to watched files that find_bypassing() found among the iocbs */
 	u16 cpu;
 	u8 kind;		/* OP_AIO_WRITE, OP_URING_WRITE; 0: over */
+	u8 linked;		/* 1: the next io_uring request waits for the last one */
 };
 
 /* A direct write between iomap_dio_rw() and iomap_dio_complete(). */
@@ -118,6 +121,7 @@ enum drop {
 	DROP_MAP,		/* no room in a map: one operation that began */
 	DROP_STALE,		/* an operation whose end was not seen gave way to a later one */
 	DROP_BYPASS,		/* an asynchronous write that did not pass through iomap */
+	DROP_WAITS,		/* an io_uring request that others had to end before: its begin is not seen */
 	DROP_KINDS,
 };
 
@@ -336,6 +340,12 @@ static inline void note_name(u64 file)
 #endif
 }
 
+/* Whether the system call is one of a 32-bit process, with numbers and arguments of its own. */
+static inline int is_compat(void)
+{
+	return FIELD(u32, bpf_get_current_task(), OFF_task_struct_thread_info_status) & TS_COMPAT;
+}
+
 /* current->files->fdt->fd[fd], as fdget() does; 0 if there is none. */
 static inline u64 file_of(u32 fd)
 {
@@ -363,7 +373,7 @@ static inline void begin_now(struct operation *op)
 	bpf_get_current_comm(op->comm, sizeof(op->comm));
 }
 
-/* The operation is over: number it and let it leave the kernel. */
+/* The operation is over: number it and let it leave the kernel. inode 0: its size is not of interest (any more). */
 static inline void finish(struct operation *op, u64 inode, s64 result)
 {
 	struct operation *out;
@@ -377,7 +387,7 @@ static inline void finish(struct operation *op, u64 inode, s64 result)
 	 * between would have an earlier number and lie beyond the size, as if this
 	 * operation had cut it off.
 	 */
-	op->size_end = inode_size(inode);
+	op->size_end = inode ? inode_size(inode) : NONE_SIZE;
 	out = ring.ringbuf_reserve(sizeof(*out));
 	if (!out) {
 		count_drop(DROP_RING);

@@ -13,7 +13,10 @@
 #define IORING_OP_FALLOCATE	17
 #define IORING_OP_WRITE		23
 #define IORING_OP_FTRUNCATE	55
-#define REQ_F_FIXED_FILE	1
+#define IORING_OP_WRITEV_FIXED	61
+#define REQ_F_FIXED_FILE	1	/* as the IOSQE_* flags */
+#define REQ_F_IO_DRAIN		2
+#define REQ_F_LINKS		12	/* REQ_F_LINK, REQ_F_HARDLINK: the next one waits for this one */
 
 static inline u8 uring_write_kind(u64 file)
 {
@@ -26,7 +29,7 @@ static inline void uring_write_begin(struct operation *op, u64 req, u64 file, u8
 
 	op->op = uring_write_kind(file);
 	op->offset = FIELD(s64, kiocb, OFF_kiocb_ki_pos);
-	if (opcode != IORING_OP_WRITEV)
+	if (opcode != IORING_OP_WRITEV && opcode != IORING_OP_WRITEV_FIXED)
 		op->length = FIELD(u32, kiocb, OFF_io_rw_len);
 	if (!file)
 		return;
@@ -36,20 +39,42 @@ static inline void uring_write_begin(struct operation *op, u64 req, u64 file, u8
 		op->offset = FIELD(s64, file, OFF_file_f_pos);
 }
 
+/* The structure is used again, and the end before was not seen: IOSQE_CQE_SKIP_SUCCESS, or no room for it. */
+static inline void uring_forget(u64 req)
+{
+	u64 kiocb = req + OFF_io_kiocb_cmd;
+
+	if (urings.lookup(&req)) {
+		urings.delete(&req);
+		count_drop(DROP_STALE);
+	}
+	if (writes.lookup(&kiocb)) {
+		writes.delete(&kiocb);
+		count_drop(DROP_STALE);
+	}
+}
+
 static inline int uring_begin(u64 req)
 {
 	u8 opcode = FIELD(u8, req, OFF_io_kiocb_opcode);
+	u64 flags = FIELD(u64, req, OFF_io_kiocb_flags);
 	u64 cmd = req + OFF_io_kiocb_cmd;
-	struct submission *s;
+	struct submission *s = submission_of_thread();
 	struct uring uring = {};
+	u8 waits = (flags & REQ_F_IO_DRAIN) != 0;
 	u64 file = 0;
 
-	if (opcode != IORING_OP_WRITE && opcode != IORING_OP_WRITEV && opcode != IORING_OP_WRITE_FIXED &&
+	uring_forget(req);
+	if (s) {
+		waits |= s->linked;
+		s->linked = (flags & REQ_F_LINKS) != 0;
+	}
+	if (opcode != IORING_OP_WRITEV_FIXED && opcode != IORING_OP_WRITE && opcode != IORING_OP_WRITEV && opcode != IORING_OP_WRITE_FIXED &&
 	    opcode != IORING_OP_FALLOCATE && opcode != IORING_OP_FTRUNCATE)
 		return 0;
 	if (!is_selected())
 		return 0;
-	if (!(FIELD(u32, req, OFF_io_kiocb_flags) & REQ_F_FIXED_FILE)) {
+	if (!(flags & REQ_F_FIXED_FILE)) {
 		file = file_of(FIELD(u32, req, OFF_io_kiocb_cqe_fd));
 		if (!file)
 			return 0;	/* EBADF */
@@ -58,10 +83,19 @@ static inline int uring_begin(u64 req)
 			return 0;
 		note_name(file);
 	}
+	/*
+	 * io_uring itself keeps it back until others have ended, and nobody says when it
+	 * begins. A direct write says so at iomap.
+	 */
+	if (waits) {
+		if (!file || uring_write_kind(file) != OP_URING_WRITE || opcode == IORING_OP_FALLOCATE ||
+		    opcode == IORING_OP_FTRUNCATE)
+			count_drop(DROP_WAITS);
+		return 0;
+	}
 	begin_now(&uring.op);
 	if (uring.inode)
 		uring.op.size_begin = inode_size(uring.inode);
-	s = submission_of_thread();
 	if (!s || s->kind != OP_URING_WRITE || begin_from(s, &uring.op))
 		uring.op.seq_begin = take_numbers(1);
 	uring.op.request = FIELD(u64, req, OFF_io_kiocb_cqe_user_data);
@@ -104,12 +138,19 @@ int on_io_uring_complete(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 req = ctx->args[1];
 	struct uring *uring = urings.lookup(&req);
+	u64 kiocb = req + OFF_io_kiocb_cmd;
+	struct write *w;
 	u64 file;
 	s64 result;
 
-	if (!uring)
-		return 0;
 	result = URING_CQE ? FIELD(s32, ctx->args[2], OFF_io_uring_cqe_res) : (s32)ctx->args[3];
+	if (!uring) {
+		/* A write that iomap has given up, such as one with RWF_NOWAIT that would have to wait. */
+		w = writes.lookup(&kiocb);
+		if (w)
+			end_write(kiocb, w, result);
+		return 0;
+	}
 	file = FIELD(u64, req, OFF_io_kiocb_file);
 	if (!uring->inode) {
 		uring->inode = file ? FIELD(u64, file, OFF_file_f_inode) : 0;
@@ -126,7 +167,8 @@ int on_io_uring_complete(struct bpf_raw_tracepoint_args *ctx)
 		if (uring->op.offset < 0)
 			uring->op.offset = 0;	/* the position of a registered file: not known */
 	}
-	finish(&uring->op, uring->inode, result);
+	/* The completion may be told long after the fallocate: the size that it left is another one's by now. */
+	finish(&uring->op, uring->op.op == OP_FALLOCATE ? 0 : uring->inode, result);
 out:
 	urings.delete(&req);
 	return 0;

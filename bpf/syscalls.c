@@ -1,7 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later *
- * What several of them share is called once: it is inlined wherever it is called, and
- * the compiler needs its time for every copy.
- */
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * System calls, through the two raw tracepoints that see them all. The perf
  * tracepoints of single calls would cost other processes less, but they need
@@ -16,6 +13,8 @@ static inline void call_enter(u64 regs, u8 kind, s64 offset, u64 length)
 	u64 file = file_of(SYSCALL_ARG(regs, 0));
 	struct call call = {};
 
+	if (is_compat())
+		return;
 	if (kind == OP_FALLOCATE && is_no_fallocate(file))
 		return;
 	if (begin_on_file(&call, file, kind))
@@ -42,6 +41,9 @@ int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 		kind = ctx->args[1] == NR_io_submit ? OP_AIO_WRITE : OP_URING_WRITE;
 		length = SYSCALL_ARG(regs, 1);
 		submit_enter(kind == OP_AIO_WRITE ? length : (u32)length, SYSCALL_ARG(regs, 2), kind);
+		return 0;
+	case NR_creat:
+		open_enter(O_TRUNC_BIT);
 		return 0;
 	case NR_open:
 		open_enter(SYSCALL_ARG(regs, 1));
@@ -109,6 +111,7 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx)
 		break;
 	case NR_fallocate:
 	case NR_ftruncate:
+	case NR_creat:
 	case NR_open:
 	case NR_openat:
 	case NR_openat2:

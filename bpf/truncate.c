@@ -5,6 +5,7 @@
  * but its result is the file. applied.c says when XFS sets the size, and from which.
  */
 #define O_TRUNC_BIT	01000
+#define O_PATH_BIT	010000000
 #define FMODE_CREATED	0x100000	/* linux/fs.h: the file is new, and was empty */
 
 /* Which file that is, only the end tells. */
@@ -12,7 +13,7 @@ static inline void open_enter(u64 flags)
 {
 	struct call call = {};
 
-	if (!(flags & O_TRUNC_BIT) || !is_selected())
+	if (!(flags & O_TRUNC_BIT) || flags & O_PATH_BIT || !is_selected() || is_compat())
 		return;
 	begin_now(&call.op);
 	call.op.seq_begin = take_numbers(1);

@@ -39,7 +39,7 @@ _IN_FLIGHT = (b"calls", b"writes", b"urings")
 NAME_BYTES = 64
 """Bytes of one component of a path in bpf/eofrace.h, the NUL at its end among them."""
 
-DROP_KINDS = ("ring full", "map full", "end not seen", "not through iomap")
+DROP_KINDS = ("ring full", "map full", "end not seen", "not through iomap", "begin not seen")
 """Why an operation was lost, in the order of enum drop in bpf/eofrace.h."""
 
 

@@ -41,13 +41,13 @@ class Mechanism(enum.StrEnum):
 
 _SYSCALLS = (
     *("write", "writev", "pwrite64", "pwritev", "pwritev2"),
-    *("ftruncate", "fallocate", "io_submit", "io_uring_enter", "open", "openat", "openat2"),
+    *("ftruncate", "fallocate", "io_submit", "io_uring_enter", "open", "openat", "openat2", "creat"),
 )
 _CALLBACKS = ("aio_complete_rw", "io_complete_rw", "io_complete_rw_iopoll")
 _MACHINES: dict[str, tuple[tuple[int, ...], dict[str, str]]] = {
     # Numbers of _SYSCALLS; where pt_regs has a system call's and a function's arguments, and its result.
     "x86_64": (
-        (1, 20, 18, 296, 328, 77, 285, 209, 426, 2, 257, 437),
+        (1, 20, 18, 296, 328, 77, 285, 209, 426, 2, 257, 437, 85),
         {"arg": "di si dx r10", "carg": "di si dx cx", "ret": "ax", "nr": "orig_ax"},
     ),
 }
@@ -56,7 +56,7 @@ _MEMBERS = (
     *("file.f_flags", "file.f_inode", "file.f_mode", "file.f_pos"),
     *("inode.i_ino", "inode.i_sb", "inode.i_size", "inode.i_mode", "super_block.s_dev", "super_block.s_magic"),
     *("task_struct.files", "files_struct.fdt", "fdtable.fd", "fdtable.max_fds"),
-    *("task_struct.tgid", "task_struct.signal", "signal_struct.live"),
+    *("task_struct.tgid", "task_struct.signal", "task_struct.thread_info.status", "signal_struct.live"),
     *("file.f_path.dentry", "dentry.d_parent", "dentry.d_name.name"),
     *("kiocb.ki_filp", "kiocb.ki_pos", "kiocb.ki_flags", "kiocb.ki_complete"),
     *("iov_iter.count", "iov_iter.data_source"),

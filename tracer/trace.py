@@ -202,7 +202,9 @@ def _read_parts(path: Path) -> Trace:
             raise TraceError(f"{printable(str(file))}: says that it is part {part.meta.part}")
         parts.append(part)
         if sum(len(part.ops) for part in parts) > MAX_OPERATIONS:
-            raise TraceError(f"{name}: more than {MAX_OPERATIONS} operations are not read: analyze parts of it")
+            raise TraceError(
+                f"{name}: more than {MAX_OPERATIONS} operations are not read: record less, or several times"
+            )
     final = parts[-1].meta
     gaps = {hook: why for part in parts for hook, why in part.meta.gaps.items()}
     if not final.last:

@@ -139,6 +139,8 @@ def analyse(ops: Operations, meta: TraceMeta, rules: Sequence[Rule] | None = Non
     # The recorder may count operations that it could not store; those in the trace are there to be counted.
     unfinished = max(meta.unfinished, int(np.count_nonzero(ops["seq_end"] == 0)))
     doubts = _doubts(len(ops), meta.dropped, unfinished, _essential_gaps(meta, rules))
+    if meta.part is not None:
+        doubts = (*doubts, f"part {meta.part} of a recording: pairs with operations of another part are not seen")
     return Analysis(
         operations=len(ops),
         dropped=meta.dropped,

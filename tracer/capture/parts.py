@@ -64,7 +64,8 @@ class Directory:
         self.count += len(ops)
         self._waiting += len(ops)
         self._dropped += dropped
-        self._chunks.append(ops)
+        if len(ops):
+            self._chunks.append(ops)
         while self._waiting >= self._size:
             waiting = np.concatenate(self._chunks)
             self._chunks, self._waiting = [waiting[self._size :]], self._waiting - self._size

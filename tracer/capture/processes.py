@@ -41,13 +41,31 @@ def check_pid(pid: int) -> None:
 
 def follow_with_children(probes: Probes, pid: int) -> None:
     """Follow a process and all that descend from it."""
+    if pid == os.getpid():
+        return
     probes.follow(pid)
     # What is forked from now on, the kernel's side follows; what was forked before is found here.
     waiting = [pid]
     while waiting:
         for child in _children(waiting.pop()):
-            probes.follow(child)
-            waiting.append(child)
+            if child != os.getpid():
+                probes.follow(child)
+                waiting.append(child)
+
+
+def sweep(probes: Probes) -> int:
+    """Forget processes that have ended, also those that nobody has waited for; returns how many are followed."""
+    living = 0
+    for pid in probes.followed():
+        try:
+            ended = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] in "ZX"
+        except OSError:
+            ended = True
+        if ended:
+            probes.unfollow(pid)
+        else:
+            living += 1
+    return living
 
 
 def follow_named(probes: Probes, name: str) -> list[int]:

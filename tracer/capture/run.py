@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -32,6 +32,9 @@ MAX_KEPT = 1_000_000
 
 _DEEP = ("xfs", "ext4", "btrfs")
 """File systems whose direct writes are seen inside of them."""
+
+_MAX_WORDS, _MAX_WORD = 256, 1024
+"""Words of the command line that a trace keeps, and characters of each."""
 
 _TURN = 0.1
 """Seconds between two looks at the ring."""
@@ -96,12 +99,15 @@ class _Capture:
         self._paths = Paths()
         self._totals = Totals()
         self._notes: list[str] = []
+        self._gaps: dict[str, str] = {}
         self._memory = Memory(MAX_KEPT)
         self._directory: Directory | None = None
         if options.output is not None and options.rotates:
             self._directory = Directory(options.output, options.part_operations, self._meta)
         self._started = time.monotonic()
         self._looked = 0.0
+        self._processes = 1
+        """That are followed, as of the last look."""
 
     def run(self) -> Captured:
         options = self._options
@@ -124,7 +130,12 @@ class _Capture:
             seconds = time.monotonic() - self._started
             if command is not None:
                 processes.end(command)
+                left = processes.sweep(self._probes)
+                if left:
+                    self._gaps["processes"] = f"{left} of the command's processes went on when it had ended"
             self._take(final=True)
+            if self._memory.full:
+                self._gaps["the rest of the recording"] = f"of more than {MAX_KEPT:,} operations the first were kept"
         written = self._write()
         totals = self._totals
         kinds = {dev: self._paths.kind(dev) for dev in {dev for dev, _ in totals.files}}
@@ -138,7 +149,7 @@ class _Capture:
             analysis=self._judge(),
             trace=written,
             mechanisms=dict(self._probes.mechanisms),
-            gaps=tuple(self._probes.gaps),
+            gaps=(*self._probes.gaps, *(f"{what}: {why}" for what, why in self._gaps.items())),
             notes=tuple(self._notes),
             ended_by=why,
             exit_status=None if command is None else command.returncode,
@@ -158,7 +169,7 @@ class _Capture:
                 f"stopped after {MAX_KEPT:,} operations, which is what one file takes: name a directory with -o DIR/"
             )
             return "the trace is full"
-        if options.pids and not options.comms and command is None and not self._probes.followed():
+        if options.pids and not options.comms and command is None and not self._processes:
             return "the processes have ended"
         return None
 
@@ -168,8 +179,12 @@ class _Capture:
         self._totals.add(ops, self._recorder.dropped_by)
         (self._directory or self._memory).add(ops, self._recorder.dropped)
         now = time.monotonic()
-        if not self._options.files and (final or now - self._looked > _LOOK):
-            self._looked = now
+        if not final and now - self._looked < _LOOK:
+            return
+        self._looked = now
+        if self._options.selection.by_process:
+            self._processes = processes.sweep(self._probes)
+        if not self._options.files:
             self._paths.learn(self._probes.names())
 
     def _write(self) -> Path | None:
@@ -181,7 +196,7 @@ class _Capture:
 
     def _judge(self) -> Analysis | None:
         if self._totals.operations > MAX_KEPT:
-            where = f"eofrace analyze {self._options.output}" if self._directory else "-o DIR/ and eofrace analyze DIR"
+            where = f"eofrace analyze {self._options.output}" if self._options.output else "-o DIR/, then analyze DIR"
             self._notes.append(f"not judged: more than {MAX_KEPT:,} operations: {where}")
             return None
         ops: Operations = self._memory.all() if self._directory is None else trace.read(self._directory.path).ops
@@ -193,12 +208,18 @@ class _Capture:
         return TraceMeta(
             host={"kernel": kernel.release, "machine": kernel.machine},
             mechanisms=self._probes.mechanisms,
-            gaps=dict(sentence.split(": ", 1) for sentence in self._probes.gaps),
+            gaps=dict(sentence.split(": ", 1) for sentence in self._probes.gaps) | self._gaps,
             dropped=sum(self._totals.dropped.values()),
             unfinished=self._totals.unfinished,
-            command=tuple(sys.argv),
+            command=_shortened(sys.argv),
             evidence="kernel",
         )
+
+
+def _shortened(words: Sequence[str]) -> tuple[str, ...]:
+    """A command line as far as it is worth keeping."""
+    kept = [word[:_MAX_WORD] for word in words[:_MAX_WORDS]]
+    return (*kept, "...") if len(words) > _MAX_WORDS else tuple(kept)
 
 
 def _shallow(kinds: Iterable[str | None]) -> list[str]:
@@ -207,6 +228,8 @@ def _shallow(kinds: Iterable[str | None]) -> list[str]:
     for kind in sorted({kind for kind in kinds if kind is not None}):
         if kind == "overlay":
             notes.append("overlay: operations are recorded from the system call, and again on the file system below it")
+        elif kind == "btrfs":
+            notes.append("btrfs: files of the same inode number in several subvolumes count as one")
         elif kind not in _DEEP:
             notes.append(f"{kind}: recorded from the system call alone: when a change took effect is not seen")
     return notes
@@ -216,7 +239,7 @@ def _opened(path: Path) -> int:
     """A descriptor of the file, by which it is watched. Raises UsageError."""
     shown = printable(str(path))
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError as error:
         raise UsageError(f"{shown}: cannot open the file to be traced: {error.strerror}") from error
     if not os.path.isfile(f"/proc/self/fd/{descriptor}"):

@@ -1,6 +1,7 @@
 """`eofrace trace`: record what any process does to its files, and judge it."""
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -107,14 +108,14 @@ def trace(
 ) -> None:
     """Record what processes do to their files, and judge it.
 
-    Every write (asynchronous, direct, buffered), fallocate and ftruncate on a local file is recorded with its true
-    begin and end in the kernel. Processes are followed with the children that they have and will have. Recording ends
-    with the command or the processes, after --duration, or by Ctrl-C.
+    Writes (asynchronous, direct, buffered), fallocates and truncations of local files are recorded with their begin and
+    end in the kernel; docs/trace.md says what is not seen. Processes are followed with the children that they have and
+    will have. Recording ends with the command or the processes, after --duration, or by Ctrl-C.
     """
     from tracer.capture import run
     from tracer.capture.parts import PART_OPERATIONS
     from tracer.errors import UsageError
-    from tracer.output import check_writable, write_text
+    from tracer.output import STDOUT, check_writable, write_text
     from tracer.report.trace_text import print_captured
 
     if not (pids or comms or files or command):
@@ -132,6 +133,10 @@ def trace(
         ring_bytes=ring_size,
         mechanism=mechanism,
     )
+    if str(output) == STDOUT:
+        raise UsageError("-o -: a trace does not go to standard output: name a file NAME.parquet or a directory")
+    if seconds is not None and not math.isfinite(seconds):
+        raise UsageError("--duration: name a number of seconds")
     if part_operations is not None and not options.rotates:
         raise UsageError("--rotate is for a directory: name one with -o DIR/")
     if json_file is not None:

@@ -1,5 +1,7 @@
 """`eofrace trace`, for people: what happened, to which files, and what of it is dangerous."""
 
+import os
+
 from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
@@ -39,11 +41,11 @@ def print_captured(captured: Captured, *, stderr: bool) -> None:
         console.print(_files(captured))
     _hazards(captured, console)
     for gap in captured.gaps:
-        console.print(f"note: not attached: {printable(gap)}")
+        console.print(f"note: not seen: {printable(gap)}", markup=False)
     for note in captured.notes:
-        console.print(f"note: {printable(note)}")
+        console.print(f"note: {printable(note)}", markup=False)
     if captured.trace is not None:
-        console.print(f"trace: {printable(str(captured.trace))}")
+        console.print(f"trace: {printable(str(captured.trace))}", markup=False)
     if captured.analysis is not None:
         verdict = captured.analysis.verdict
         console.print(Text.assemble("verdict: ", (verdict.value, STYLES[verdict]), f" ({_why(captured)})"))
@@ -61,7 +63,7 @@ def _files(captured: Captured) -> Table:
     table.add_column("file", no_wrap=True)
     for file, count in busiest[:BUSIEST]:
         path = captured.paths.get(file)
-        shown = printable(path) if path else f"inode {file[1]} of device {file[0] >> 8}:{file[0] & 0xFF}"
+        shown = printable(path) if path else f"inode {file[1]} of device {os.major(file[0])}:{os.minor(file[0])}"
         table.add_row(f"{count.operations:,}", f"{count.bytes:,} B", Text(shown))
     if len(busiest) > BUSIEST:
         rest = busiest[BUSIEST:]
@@ -88,4 +90,4 @@ def _why(captured: Captured) -> str:
             f"{count.lost:,} lost"
             for rule, count in pairs.items()
         )
-    return "; ".join(captured.analysis.doubts) or "no rule found anything, and nothing of the trace is missing"
+    return "; ".join(captured.analysis.doubts) or "no rule found anything, and nothing that it needs is missing"

@@ -1,6 +1,9 @@
 """io_uring in a hundred lines, for every opcode that changes a file: a script that other processes run.
 
-    python tests/tracer/capture/ring.py FILE
+    python tests/tracer/capture/ring.py FILE           one request of each kind, one after the other
+    python tests/tracer/capture/ring.py FILE linked    a fallocate, and a write that is kept back until it has ended
+    python tests/tracer/capture/ring.py FILE skipped   a write whose completion nobody hears of, and what comes after it
+    python tests/tracer/capture/ring.py FILE nowait    a write that would have to wait, and is given up
 
 Prints one JSON object: the results by user_data, in the order in which they were asked for.
 """
@@ -15,7 +18,8 @@ import sys
 from typing import Any
 
 WRITEV, WRITE_FIXED, FALLOCATE, WRITE, FTRUNCATE = 2, 5, 17, 23, 55
-FIXED_FILE, ASYNC = 1, 16
+FIXED_FILE, LINK, ASYNC, SKIP = 1, 4, 16, 64
+NOWAIT = 8  # RWF_NOWAIT
 _SQE = struct.Struct("=BBHiQQIIQHHI16x")
 _REGISTER_BUFFERS, _REGISTER_FILES = 0, 2
 
@@ -40,6 +44,7 @@ class Ring:
         self._rings = mmap.mmap(self.fd, 1 << 16, offset=0)
         self._entries = mmap.mmap(self.fd, 4 * 64, offset=0x10000000)
         self._tail, self._mask, self._array = sq[1], sq[2], sq[6]
+        self._queued = 0
         self._cq_head, self._cq_mask, self._cqes = cq[0], cq[2], cq[5]
 
     def register(self, what: int, argument: Any, count: int) -> None:
@@ -58,23 +63,47 @@ class Ring:
         flags: int = 0,
     ) -> int:
         """Submit one, wait for it, return its result."""
+        self.queue(opcode, fd, offset, address, length, user_data, mode=mode, flags=flags)
+        found, result = self.submit(1)[0]
+        assert found == user_data
+        return result
+
+    def queue(
+        self,
+        opcode: int,
+        fd: int,
+        offset: int,
+        address: int,
+        length: int,
+        user_data: int,
+        *,
+        mode: int = 0,
+        flags: int = 0,
+    ) -> None:
+        """Prepare one."""
         (tail,) = struct.unpack_from("=I", self._rings, self._tail)
         (mask,) = struct.unpack_from("=I", self._rings, self._mask)
         at = tail & mask
         _SQE.pack_into(self._entries, at * 64, opcode, flags, 0, fd, offset, address, length, mode, user_data, 0, 0, 0)
         struct.pack_into("=I", self._rings, self._array + 4 * at, at)
         struct.pack_into("=I", self._rings, self._tail, tail + 1)
+        self._queued += 1
+
+    def submit(self, completions: int) -> list[tuple[int, int]]:
+        """Submit what was prepared and wait; user_data and result of each completion."""
+        queued, self._queued = self._queued, 0
         _call(
             426,
-            *(ctypes.c_uint(self.fd), ctypes.c_uint(1), ctypes.c_uint(1), ctypes.c_uint(1)),
+            *(ctypes.c_uint(self.fd), ctypes.c_uint(queued), ctypes.c_uint(completions), ctypes.c_uint(1)),
             *(None, ctypes.c_size_t(0)),
         )
-        (head,) = struct.unpack_from("=I", self._rings, self._cq_head)
         (mask,) = struct.unpack_from("=I", self._rings, self._cq_mask)
-        found, result = struct.unpack_from("=Qi", self._rings, self._cqes + 16 * (head & mask))
-        struct.pack_into("=I", self._rings, self._cq_head, head + 1)
-        assert found == user_data
-        return int(result)
+        found = []
+        for _ in range(completions):
+            (head,) = struct.unpack_from("=I", self._rings, self._cq_head)
+            found.append(struct.unpack_from("=Qi", self._rings, self._cqes + 16 * (head & mask)))
+            struct.pack_into("=I", self._rings, self._cq_head, head + 1)
+        return found
 
 
 def main(path: str) -> dict[int, int]:
@@ -107,5 +136,24 @@ def main(path: str) -> dict[int, int]:
     return done
 
 
+def special(path: str, what: str) -> dict[int, int]:
+    ring = Ring()
+    direct = os.open(path, os.O_RDWR | os.O_CREAT | os.O_DIRECT, 0o600)
+    memory = mmap.mmap(-1, 1 << 16)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    if what == "linked":
+        ring.queue(FALLOCATE, direct, 0, 1 << 20, 0, 1, flags=LINK)
+        ring.queue(WRITE, direct, 1 << 20, address, 4096, 2)
+        return dict(ring.submit(2))
+    if what == "skipped":
+        buffered = os.open(path, os.O_RDWR)
+        ring.queue(WRITE, buffered, 0, address, 4096, 1, flags=SKIP)
+        ring.submit(0)
+        return {number: ring.run(WRITE, buffered, 4096 * number, address, 4096, number) for number in range(2, 40)}
+    done = {1: ring.run(WRITE, direct, 0, address, 65536, 1, mode=NOWAIT)}
+    os.posix_fallocate(direct, 0, 4096)
+    return done
+
+
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1])))
+    print(json.dumps(main(sys.argv[1]) if len(sys.argv) == 2 else special(*sys.argv[1:])))

@@ -19,6 +19,7 @@ import pytest
 
 from tests.tracer.verify.test_verify import EOFRACE, eofrace, one_line
 from tracer import trace
+from tracer.capture.result import Captured
 from tracer.capture.run import Options, capture
 from tracer.errors import Status
 from tracer.lab.scratch import default_directory, loop_scratch
@@ -119,6 +120,82 @@ def test_whatever_io_uring_does_to_a_file(fs: str, tmp_path: Path) -> None:
     ]
     assert ops["flags"][3] == 0x10
     assert np.all(ops["seq_end"][:-1] < ops["seq_begin"][1:])  # one at a time
+
+
+def on_xfs(tmp_path: Path, what: str) -> Captured:
+    with loop_scratch("xfs", 320 << 20, default_directory()) as scratch:
+        command = (sys.executable, str(Path(LOAD).with_name("ring.py")), str(scratch.path / "f"), what)
+        captured = capture(Options(command=command, output=tmp_path / "out.parquet"), lambda *_: None)
+    assert captured.exit_status == 0
+    return captured
+
+
+def test_a_request_that_io_uring_keeps_back_has_not_begun(tmp_path: Path) -> None:
+    captured = on_xfs(tmp_path, "linked")
+    ops = trace.read(tmp_path / "out.parquet").ops
+    [fallocate], [write] = ops[ops["op"] == Op.FALLOCATE], ops[ops["op"] == Op.URING_WRITE]
+    assert fallocate["seq_end"] < write["seq_begin"]
+    assert captured.status is Status.OK
+
+
+def test_a_completion_that_nobody_hears_of_is_counted(tmp_path: Path) -> None:
+    captured = on_xfs(tmp_path, "skipped")
+    assert captured.totals.dropped["end not seen"] + captured.totals.unfinished == 1
+    assert captured.status is Status.INCONCLUSIVE
+    ops = trace.read(tmp_path / "out.parquet").ops
+    uring = ops[(ops["request"] > 1) & (ops["seq_end"] > 0)]
+    assert rows(uring) == [("buffered_write", 4096 * at, 4096, 4096) for at in range(2, 40)]
+
+
+def test_a_write_that_iomap_gives_up_has_ended(tmp_path: Path) -> None:
+    captured = on_xfs(tmp_path, "nowait")
+    ops = trace.read(tmp_path / "out.parquet").ops
+    [write] = ops[ops["op"] == Op.URING_WRITE]
+    assert write["result"] == -errno.EAGAIN
+    assert captured.totals.unfinished == 0
+    assert captured.status is Status.OK
+
+
+def test_impossible_ranges_leave_the_trace_readable(tmp_path: Path) -> None:
+    script = (
+        "import ctypes, os, sys; libc = ctypes.CDLL(None); fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT);"
+        "libc.ftruncate(fd, ctypes.c_int64(-1));"
+        "libc.fallocate(fd, 0, ctypes.c_int64(2**62), ctypes.c_int64(2**62 + 4096));"
+        "libc.pwrite(fd, None, ctypes.c_int64(-1), ctypes.c_int64(5))"
+    )
+    report, _ = traced("-o", tmp_path / "out.parquet", "--", sys.executable, "-c", script, tmp_path / "f")
+    assert report["failed"] == 3
+    ops = trace.read(tmp_path / "out.parquet").ops
+    assert [Op(op).label for op in ops["op"]] == ["truncate", "fallocate", "buffered_write"]
+
+
+def test_processes_that_outlive_the_command_leave_a_doubt(tmp_path: Path) -> None:
+    script = f"echo now > {tmp_path}/now; sleep 5 >/dev/null 2>&1 &"
+    report, done = traced("--", "sh", "-c", script)
+    assert done.returncode == Status.INCONCLUSIVE
+    assert any("1 of the command's processes went on" in gap for gap in report["gaps"])
+
+
+def test_a_zombie_is_a_process_that_has_ended(tmp_path: Path) -> None:
+    script = "import os, time; pid = os.fork(); pid or os._exit(0); print(pid, flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = parent.stdout.readline().strip()
+        report, _ = traced("-p", pid, timeout=60)
+        parent.kill()
+    assert report["ended_by"] == "the processes have ended"
+
+
+def test_a_trace_that_is_full_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tracer.capture.run.MAX_KEPT", 1000)
+    command = (sys.executable, LOAD, "writes", str(tmp_path / "f"), "200000")
+    captured = capture(Options(command=command, output=tmp_path / "out.parquet"), lambda *_: None)
+    assert captured.ended_by == "the trace is full"
+    assert captured.status is Status.INCONCLUSIVE
+    assert len(trace.read(tmp_path / "out.parquet").ops) == 1000
+    done = eofrace("analyze", str(tmp_path / "out.parquet"))
+    assert done.returncode == Status.INCONCLUSIVE
+    assert "the rest of the recording" in done.stdout
 
 
 def test_truncation_by_opening(tmp_path: Path) -> None:
@@ -278,6 +355,9 @@ def test_a_directory_of_parts_is_one_trace(tmp_path: Path) -> None:
     assert report["analysis"]["operations"] == 3456
     again = eofrace("analyze", str(tmp_path / "kept"))
     assert again.returncode == Status.OK
+    part = eofrace("analyze", str(parts[0]))
+    assert part.returncode == Status.INCONCLUSIVE
+    assert "pairs with operations of another part are not seen" in part.stdout
     taken = eofrace("trace", "-o", str(tmp_path / "kept"), "--", "true")
     assert taken.returncode == Status.USAGE
     assert "has a trace already" in one_line(taken.stderr)
@@ -357,7 +437,7 @@ def test_what_does_not_fit_into_the_ring_is_counted(tmp_path: Path) -> None:
         (("-p", "4194304"), "there is no process 4194304"),
         (("-p", "0"), "Invalid value for '-p'"),
         (("--path", "/nowhere/f"), "cannot open the file to be traced"),
-        (("--path", "/dev"), "cannot open the file to be traced"),
+        (("--path", "/dev"), "no regular file"),
         (("--path", "/dev/null"), "no regular file"),
         (("--comm", ""), "an empty name"),
         (("--ring-size", "3m", "--", "true"), "no power of two"),
