@@ -3,9 +3,11 @@
 import functools
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 from tracer import host
 from tracer.vm import build, command
@@ -49,19 +51,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--vm-racy", action="store_true", help="build the kernels racy and stock if they are not cached")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes (pytest-xdist, --dist loadgroup) what changes the host stays in one of them.
+class _ByWhatTheyChange(LoadScopeScheduling):  # type: ignore[misc] # pytest-xdist has no types
+    """A module goes to one process, and all that change the host (marked `root`) to the same one.
 
-    Tests marked `root` look at all loop devices and mounts of the host; those marked `vm` change nothing there. What
-    shares a module shares its fixtures.
+    They look at every loop device and mount there is. Modules that boot the VM change nothing on the host and go to one
+    process, too: two machines at once would be slower. (--dist loadgroup does nothing with pytest 9.2.)
     """
-    marks: dict[object, set[str]] = {}
-    for item in items:
-        marks.setdefault(item.path, set()).update(mark.name for mark in item.iter_markers())
-    for item in items:
-        group = next((name for name in ("vm", "root") if name in marks[item.path]), str(item.path))
-        item.add_marker(pytest.mark.xdist_group(group))
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.partition("::")[0]
+        return _group(str(self.config.rootpath / module)) or module
+
+
+@functools.cache
+def _group(module: str) -> str | None:
+    text = Path(module).read_text()
+    return next((name for name in ("vm", "root") if f"mark.{name}" in text), None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
+    """With several processes: `./run test` without arguments."""
+    return _ByWhatTheyChange(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
