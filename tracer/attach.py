@@ -47,12 +47,12 @@ class Probes:
     """Attached programs. Made by `attach()`.
 
     `mechanisms` maps each hook to how it is attached, with the reason where a better way was not possible.
-    `gaps` has a sentence for each hook that could not be attached, and what that costs.
+    `gaps` maps each hook that could not be attached to the reason, and what that costs.
     """
 
     def __init__(self, bcc: Any, program: Any, info: btf.Btf, ring_bytes: int) -> None:
         self.mechanisms: dict[str, str] = {}
-        self.gaps: list[str] = []
+        self.gaps: dict[str, str] = {}
         self.ring_bytes = ring_bytes
         self._bcc = bcc
         self._program = program
@@ -262,7 +262,7 @@ def _attach_extra(probes: Probes, info: btf.Btf) -> None:
         if reason is None:
             probes.mechanisms[name] = "raw tracepoint"
         else:
-            probes.gaps.append(f"{name}: {reason}: {cost}")
+            probes.gaps[name] = f"{reason}: {cost}"
 
 
 def _attach_processes(probes: Probes, info: btf.Btf) -> None:
@@ -284,8 +284,8 @@ def _attach_uring(probes: Probes, info: btf.Btf) -> None:
     if reason is None:
         probes.mechanisms["io_uring"] = f"raw tracepoints {submit}, io_uring_complete"
     else:
-        probes.gaps.append(
-            f"io_uring: {reason}: buffered writes, fallocates and truncations by io_uring, and writes that it refuses, "
+        probes.gaps["io_uring"] = (
+            f"{reason}: buffered writes, fallocates and truncations by io_uring, and writes that it refuses, "
             "are not seen"
         )
 
@@ -310,7 +310,7 @@ def _attach_fallocate(probes: Probes, plan: Plan) -> None:
         probes._program[b"xfs_by_function"][ctypes.c_int(0)] = ctypes.c_uint8(1)
     else:
         probes.mechanisms["xfs_file_fallocate"] = f"system call and io_uring only ({reason})"
-        probes.gaps.append(f"xfs_file_fallocate: {reason}: a fallocate by a kernel thread (loop, nfsd) is not seen")
+        probes.gaps["xfs_file_fallocate"] = f"{reason}: a fallocate by a kernel thread (loop, nfsd) is not seen"
 
 
 def _attach_direct(probes: Probes, plan: Plan) -> None:

@@ -313,13 +313,8 @@ def _hooks(each: list[Fact]) -> str:
     begun = time.monotonic()
     with attach.attach(1 << 20) as probes:
         took = time.monotonic() - begun
-        gaps = [gap.partition(": ") for gap in probes.gaps]
-        lacking = {hook for hook, _, _ in gaps}
-        each += [
-            Fact(f"hook {hook}", True, mechanism, required=False)
-            for hook, mechanism in probes.mechanisms.items()
-            if hook not in lacking
-        ]
-        each += [Fact(f"hook {hook}", False, why, _HOOK_REMEDY, required=False) for hook, _, why in gaps]
-        without = f", {len(gaps)} not as well as could be" if gaps else ""
-        return f"{len(each) - len(gaps)} attached in {took:.1f} s{without}"
+        attached = {hook: how for hook, how in probes.mechanisms.items() if hook not in probes.gaps}
+        each += [Fact(f"hook {hook}", True, how, required=False) for hook, how in attached.items()]
+        each += [Fact(f"hook {hook}", False, why, _HOOK_REMEDY, required=False) for hook, why in probes.gaps.items()]
+        without = f", {len(probes.gaps)} not as well as could be" if probes.gaps else ""
+        return f"{len(attached)} attached in {took:.1f} s{without}"

@@ -80,7 +80,8 @@ class Captured:
     trace: Path | None
     """File or directory that was written."""
     mechanisms: Mapping[str, str]
-    gaps: tuple[str, ...]
+    gaps: Mapping[str, str]
+    """What was not seen -> why, and what that costs."""
     notes: tuple[str, ...]
     ended_by: str
     """Why recording ended, in words."""
@@ -128,7 +129,7 @@ class Captured:
                 for file, count in self.busiest()
             ],
             "mechanisms": dict(self.mechanisms),
-            "gaps": list(self.gaps),
+            "gaps": [f"{what}: {why}" for what, why in self.gaps.items()],
             "notes": list(self.notes),
             "trace": None if self.trace is None else str(self.trace),
             "analysis": None if self.analysis is None else self.analysis.to_json(),

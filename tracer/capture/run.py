@@ -149,7 +149,7 @@ class _Capture:
             analysis=self._judge(),
             trace=written,
             mechanisms=dict(self._probes.mechanisms),
-            gaps=(*self._probes.gaps, *(f"{what}: {why}" for what, why in self._gaps.items())),
+            gaps=self._probes.gaps | self._gaps,
             notes=tuple(self._notes),
             ended_by=why,
             exit_status=None if command is None else command.returncode,
@@ -208,7 +208,7 @@ class _Capture:
         return TraceMeta(
             host={"kernel": kernel.release, "machine": kernel.machine},
             mechanisms=self._probes.mechanisms,
-            gaps=dict(sentence.split(": ", 1) for sentence in self._probes.gaps) | self._gaps,
+            gaps=self._probes.gaps | self._gaps,
             dropped=sum(self._totals.dropped.values()),
             unfinished=self._totals.unfinished,
             command=_shortened(sys.argv),

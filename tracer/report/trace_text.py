@@ -40,8 +40,8 @@ def print_captured(captured: Captured, *, stderr: bool) -> None:
     if totals.files:
         console.print(_files(captured))
     _hazards(captured, console)
-    for gap in captured.gaps:
-        console.print(f"note: not seen: {printable(gap)}", markup=False)
+    for what, why in captured.gaps.items():
+        console.print(f"note: not seen: {printable(f'{what}: {why}')}", markup=False)
     for note in captured.notes:
         console.print(f"note: {printable(note)}", markup=False)
     if captured.trace is not None:

@@ -73,8 +73,7 @@ class Ground:
     @property
     def gaps(self) -> dict[str, str]:
         """Hook that could not be attached -> why, and what that costs."""
-        sentences = [] if self.probes is None else self.probes.gaps
-        return {hook: why for hook, _, why in (sentence.partition(": ") for sentence in sentences)}
+        return {} if self.probes is None else dict(self.probes.gaps)
 
     @property
     def write_op(self) -> Op:

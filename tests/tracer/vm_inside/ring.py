@@ -31,5 +31,10 @@ with (
         for op in trace.read(output).ops
         if op["ino"] == inode
     ]
-found = {"dropped": captured.totals.dropped, "gaps": captured.gaps, "rows": rows, "exit_status": captured.exit_status}
+found = {
+    "dropped": captured.totals.dropped,
+    "gaps": list(captured.gaps),
+    "rows": rows,
+    "exit_status": captured.exit_status,
+}
 print(json.dumps(found))
