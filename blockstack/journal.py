@@ -12,7 +12,6 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 GUEST_SHIFT = 32
@@ -112,14 +111,14 @@ class Journal:
         self.entries.append(entry)
         return entry
 
-    def end(self, entry: Entry, result: int, size: Callable[[], int] | None = None) -> None:
+    def end(self, entry: Entry, result: int, fd: int | None = None) -> None:
         """Close an interval now. `result` is as the system call's: bytes or 0, or -errno.
 
-        `size` samples i_size after the end was stamped, never before: a write that ended in between would otherwise
+        i_size of `fd` is sampled after the end was stamped, never before: a write that ended in between would otherwise
         look as if this entry had cut it off.
         """
         entry.t_end = time.monotonic_ns()
         entry.seq_end = next(self._sequence)
         entry.result = result
-        if size is not None:
-            entry.size_end = size()
+        if fd is not None:
+            entry.size_end = sampled_size(fd)

@@ -109,7 +109,7 @@ class BatchedEngine(ABC):
         self._schedule()
 
     def _begin(self, journal: Journal, batch: list[Pending]) -> None:
-        size = self._size()
+        size = sampled_size(self._fd)
         for pending in batch:
             if pending.write:
                 pending.entry = journal.begin(
@@ -124,7 +124,4 @@ class BatchedEngine(ABC):
     def _end(self, pending: Pending, result: int) -> None:
         """Tell the journal that the attempt in flight is over; `result` is bytes or -errno."""
         if self._journal is not None and pending.entry is not None:
-            self._journal.end(pending.entry, result, self._size)
-
-    def _size(self) -> int:
-        return sampled_size(self._fd)
+            self._journal.end(pending.entry, result, self._fd)

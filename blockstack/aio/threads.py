@@ -60,5 +60,5 @@ class ThreadPool:
             result = -(error.errno or errno.EIO)
             raise
         finally:
-            journal.end(entry, result, lambda: sampled_size(self._fd))
+            journal.end(entry, result, self._fd)
         return result

@@ -26,27 +26,23 @@ class FileCalls:
     """System calls on `fd` in a pool of `WORKERS` threads."""
 
     def __init__(self, fd: int, journal: Journal | None = None) -> None:
-        self._fd = fd
+        self.fd = fd
         self.journal = journal
         self._pool = Workers(WORKERS, "fallocate")
 
     def size(self) -> int:
         """i_size in bytes, now. Raises OSError."""
-        return os.fstat(self._fd).st_size
-
-    def sampled_size(self) -> int:
-        """i_size in bytes, now, for the journal: UNKNOWN_SIZE where it cannot be had."""
-        return sampled_size(self._fd)
+        return os.fstat(self.fd).st_size
 
     def hole(self, offset: int) -> tuple[bool, int]:
         """Whether `offset` lies in a hole, and where that, or the data there, ends (QEMU: find_allocation)."""
         try:
-            data = os.lseek(self._fd, offset, os.SEEK_DATA)
+            data = os.lseek(self.fd, offset, os.SEEK_DATA)
         except OSError as error:
             if error.errno != errno.ENXIO:  # no data behind `offset`
                 raise
             return True, max(self.size(), offset + 1)
-        return (True, data) if data > offset else (False, os.lseek(self._fd, offset, os.SEEK_HOLE))
+        return (True, data) if data > offset else (False, os.lseek(self.fd, offset, os.SEEK_HOLE))
 
     async def run(self, call: Callable[[], None]) -> None:
         """Run `call` in the pool, to its end."""
@@ -56,7 +52,7 @@ class FileCalls:
         """fallocate(2), in the calling thread. Raises OSError."""
 
         def call() -> None:
-            while _libc.fallocate(self._fd, mode, offset, length) != 0:
+            while _libc.fallocate(self.fd, mode, offset, length) != 0:
                 code = ctypes.get_errno()
                 if code != errno.EINTR:
                     raise OSError(code, f"fallocate: {os.strerror(code)}")
@@ -65,11 +61,11 @@ class FileCalls:
 
     def ftruncate(self, size: int, request: int) -> None:
         """ftruncate(2), in the calling thread. Raises OSError."""
-        self._journalled(Kind.TRUNCATE, size, 0, 0, request, lambda: os.ftruncate(self._fd, size))
+        self._journalled(Kind.TRUNCATE, size, 0, 0, request, lambda: os.ftruncate(self.fd, size))
 
     async def fdatasync(self) -> None:
         """fdatasync(2) in the pool. Raises OSError."""
-        await self.run(lambda: os.fdatasync(self._fd))
+        await self.run(lambda: os.fdatasync(self.fd))
 
     def close(self) -> None:
         """End the worker threads."""
@@ -81,7 +77,7 @@ class FileCalls:
         if self.journal is None:
             call()
             return
-        size = self.sampled_size()
+        size = sampled_size(self.fd)
         entry = self.journal.begin(kind, offset, length, request=request, flags=flags, size=size)
         result = 0
         try:
@@ -90,4 +86,4 @@ class FileCalls:
             result = -(error.errno or errno.EIO)
             raise
         finally:
-            self.journal.end(entry, result, self.sampled_size)
+            self.journal.end(entry, result, self.fd)

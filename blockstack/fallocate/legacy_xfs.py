@@ -68,7 +68,7 @@ class LegacyXfsFallocate:
             finally:
                 if journal is not None and entry is not None:
                     entry.t_applied = time.monotonic_ns() if result == 0 else 0
-                    journal.end(entry, result, self._calls.sampled_size)
+                    journal.end(entry, result, self._calls.fd)
                 self._admitting.set()
 
     def _allocate(self, mode: int, offset: int, length: int, request: int, new_size: int | None) -> None:
