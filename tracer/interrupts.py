@@ -9,7 +9,7 @@ import asyncio
 import signal
 import sys
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
@@ -75,24 +75,49 @@ def _on_its_way() -> bool:
 
 
 @contextmanager
+def _caught(note: Callable[[int], None]) -> Iterator[Callable[[], None]]:
+    """Have SIGINT, SIGTERM and SIGHUP, those that anybody handles, call `note`; yields what ends that early."""
+    before: dict[int, Any] = {}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number in _SIGNALS:
+        if callable(signal.getsignal(number)):
+            before[number] = signal.signal(number, lambda number, _: note(number))
+    try:
+        yield restore
+    finally:
+        restore()
+
+
+@contextmanager
 def deferred() -> Iterator[None]:
     """Have SIGINT, SIGTERM and SIGHUP wait until the block has ended. It should be short."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     arrived: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        arrived.append(number)
-
-    handlers = {number: signal.signal(number, note) for number in _SIGNALS if callable(signal.getsignal(number))}
     try:
-        yield
+        with _caught(arrived.append):
+            yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
         if arrived:
             signal.raise_signal(arrived[0])
+
+
+@contextmanager
+def collected() -> Iterator[list[int]]:
+    """The first of SIGINT, SIGTERM and SIGHUP that arrives in the block, in a list; a second one acts as usual."""
+    arrived: list[int] = []
+
+    def note(number: int) -> None:
+        arrived.append(number)
+        restore()
+
+    with _caught(note) as restore:
+        yield arrived
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -104,7 +129,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     loop = runner.get_loop()
     task: asyncio.Task[T] | None = None
 
-    def cancel(number: int, frame: FrameType | None) -> None:
+    def cancel(number: int) -> None:
         arrived.append(number)
         if task is not None:
             loop.call_soon_threadsafe(task.cancel)
@@ -116,13 +141,13 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
             raise asyncio.CancelledError
         return await coroutine
 
-    handlers = {number: signal.signal(number, cancel) for number in _SIGNALS if callable(signal.getsignal(number))}
     try:
-        return runner.run(main())
+        with _caught(cancel):
+            try:
+                return runner.run(main())
+            finally:
+                coroutine.close()
+                runner.close()
     finally:
-        coroutine.close()
-        runner.close()
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
         if arrived:
             signal.raise_signal(arrived[0])

@@ -103,6 +103,16 @@ def run(
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
+def end(process: "subprocess.Popen[bytes]", seconds: float) -> None:
+    """Have a process end: SIGTERM, and SIGKILL after `seconds`. Nothing happens if it has ended."""
+    process.terminate()
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 def _why(returncode: int, stderr: str) -> str:
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     # mkfs.* end their complaints with a usage text: what is wrong comes first.

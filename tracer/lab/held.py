@@ -286,12 +286,7 @@ class _Daemon:
 
     def __exit__(self, *_: object) -> None:
         # Only now, with nothing mounted on it any more: or for certain, if something is.
-        self.process.terminate()
-        try:
-            self.process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        children.end(self.process, _STOP_SECONDS)
         os.close(self._said)
 
     def open_file(self, size: int) -> int:
