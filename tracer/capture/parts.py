@@ -51,8 +51,7 @@ class Directory:
         self.path = make_directory(path)
         if any(PART.fullmatch(entry.name) for entry in self.path.iterdir()):
             raise UsageError(f"{printable(str(path))}: has a trace already: name another directory")
-        self.count = 0
-        self.parts: list[Path] = []
+        self._parts = 0  # written
         self._size = size
         self._meta = meta
         self._chunks: list[Operations] = []
@@ -61,7 +60,6 @@ class Directory:
 
     def add(self, ops: Operations, dropped: int) -> None:
         """Keep what ended since the last time, and write it when it is enough. Raises OSError, UnsupportedError."""
-        self.count += len(ops)
         self._waiting += len(ops)
         self._dropped += dropped
         if len(ops):
@@ -77,11 +75,12 @@ class Directory:
         self._chunks = []
 
     def _write(self, ops: Operations, *, last: bool) -> None:
-        number = len(self.parts) + 1
-        path = self.path / f"part-{number:06d}.parquet"
+        self._parts += 1
+        path = self.path / f"part-{self._parts:06d}.parquet"
         unfinished = int(np.count_nonzero(ops["seq_end"] == 0))
-        meta = dataclasses.replace(self._meta(), dropped=self._dropped, unfinished=unfinished, part=number, last=last)
+        meta = dataclasses.replace(
+            self._meta(), dropped=self._dropped, unfinished=unfinished, part=self._parts, last=last
+        )
         trace.write(path, ops, meta)
-        self.parts.append(path)
         self._dropped = 0
         pa.default_memory_pool().release_unused()

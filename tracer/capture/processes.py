@@ -2,13 +2,13 @@
 
 import contextlib
 import os
-import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tracer.attach import Probes
 from tracer.errors import UnsupportedError, UsageError
+from tracer.lab import children
 from tracer.report.escape import printable
 
 COMM_BYTES = 15
@@ -17,7 +17,8 @@ COMM_BYTES = 15
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC
 """PROC_PID_INIT_INO of linux/proc_ns.h."""
 
-_END_SECONDS = 5.0
+END_SECONDS = 5.0
+"""From SIGTERM to SIGKILL for a command that still runs."""
 
 
 def check_namespace() -> None:
@@ -102,18 +103,7 @@ def command(probes: Probes, words: Sequence[str]) -> Iterator["subprocess.Popen[
     try:
         yield process
     finally:
-        end(process)
-
-
-def end(process: "subprocess.Popen[bytes]") -> None:
-    """Have it end, if it has not."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        children.end(process, END_SECONDS)
 
 
 def _children(pid: int) -> list[int]:

@@ -6,13 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
-from tracer import attach, trace
+from tracer import attach, interrupts, trace
 from tracer.analysis.hazards import Analysis, analyse
 from tracer.attach import Probes
 from tracer.capture import processes
@@ -21,6 +19,7 @@ from tracer.capture.paths import Paths
 from tracer.capture.result import Captured, Totals
 from tracer.errors import UsageError
 from tracer.hooks import Mechanism, Selection
+from tracer.lab import children
 from tracer.operations import Operations
 from tracer.output import check_writable
 from tracer.recorder import Recorder
@@ -112,7 +111,7 @@ class _Capture:
     def run(self) -> Captured:
         options = self._options
         with contextlib.ExitStack() as stack:
-            stopped = stack.enter_context(_signals())
+            stopped = stack.enter_context(interrupts.collected())
             for path in options.files:
                 descriptor = _opened(path)
                 stack.callback(os.close, descriptor)
@@ -129,7 +128,7 @@ class _Capture:
                 self._progress(self._totals, time.monotonic() - self._started)
             seconds = time.monotonic() - self._started
             if command is not None:
-                processes.end(command)
+                children.end(command, processes.END_SECONDS)
                 left = processes.sweep(self._probes)
                 if left:
                     self._gaps["processes"] = f"{left} of the command's processes went on when it had ended"
@@ -164,7 +163,7 @@ class _Capture:
             return "the command has ended"
         if options.seconds is not None and time.monotonic() - self._started >= options.seconds:
             return "its time is over"
-        if self._memory.full and options.output is not None and self._directory is None:
+        if self._memory.full and options.output is not None:
             self._notes.append(
                 f"stopped after {MAX_KEPT:,} operations, which is what one file takes: name a directory with -o DIR/"
             )
@@ -252,26 +251,3 @@ def _age() -> float:
     """Seconds since this process was started."""
     started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Have SIGINT, SIGTERM and SIGHUP end the recording, and nothing else; a second one ends us as usual."""
-    arrived: list[int] = []
-    before: dict[int, Any] = {}
-
-    def note(number: int, frame: FrameType | None) -> None:
-        arrived.append(number)
-        restore()
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if callable(signal.getsignal(number)):
-            before[number] = signal.signal(number, note)
-    try:
-        yield arrived
-    finally:
-        restore()
