@@ -10,7 +10,8 @@ from blockstack.journal import RequestFlag
 from blockstack.strategies import CONTROL, Auto, Strategy
 from tracer.analysis.conflicts import GuestPairs, guest_pairs, min_gap_ns, together, waited
 from tracer.analysis.hazards import Verdict
-from tracer.analysis.rules import Outcome
+from tracer.analysis.overlaps import U64
+from tracer.analysis.rules import Outcome, RulePairs
 from tracer.analysis.rules.post_eof_fallocate import RULE, post_eof_fallocates
 from tracer.analysis.verdict import Counts, Judgement, judge
 from tracer.operations import Op, Operations
@@ -89,25 +90,49 @@ def run_cell(
     ops = played.evidence.ops
     found = RULE.pairs(ops)
     conflicts = waited(ops)
-    requests = ops[ops["op"] == Op.MARK_REQUEST]
-    zero_writes = int(((requests["flags"] & RequestFlag.ZERO_WRITE) != 0).sum())
     if control is None:
         exercised = len(found.first)
-    elif zero_writes:
+    elif zero_writes_of(ops):
         exercised = len(conflicts)
     else:
         exercised = together(ops, control.pairs)
     counts = count(played, found.outcome.tolist(), exercised)
-    waits = ops[ops["op"] == Op.MARK_WAIT]
-    readback = played.readback
-    relies = relies_on_kernel(strategy, ground, fallocate)
-    judgement = judge(
+    return made(ground, strategy, fallocate, played, found, conflicts, counts, judged(counts, fallocate, control))
+
+
+def judged(counts: Counts, fallocate: str, control: Cell | None) -> Judgement:
+    """The verdict on a cell beside its control, None for a control itself."""
+    return judge(
         counts,
         is_control=control is None,
         may_lose=fallocate in RACY,
         control=None if control is None else control.judgement,
         control_exposed=0 if control is None else control.counts.exposed,
     )
+
+
+def zero_writes_of(ops: Operations) -> int:
+    """Zero-writes that the driver under test has marked in ops (n,)."""
+    requests = ops[ops["op"] == Op.MARK_REQUEST]
+    return int(((requests["flags"] & RequestFlag.ZERO_WRITE) != 0).sum())
+
+
+def made(
+    ground: Ground,
+    strategy: Strategy,
+    fallocate: str,
+    played: Played,
+    found: RulePairs,
+    conflicts: U64,
+    counts: Counts,
+    judgement: Judgement,
+) -> Cell:
+    """The cell of a run of blockstack, of whatever kind: what it has shown beside `counts` and `judgement`.
+
+    `found` and `conflicts`: its exposed pairs, and those that it kept apart.
+    """
+    ops, readback = played.evidence.ops, played.readback
+    relies = relies_on_kernel(strategy, ground, fallocate)
     return Cell(
         strategy=strategy.name,
         fallocate=fallocate,
@@ -115,9 +140,9 @@ def run_cell(
         aio=ground.aio,
         evidence=ground.evidence,
         guest_writes=played.acknowledged,
-        zero_writes=zero_writes,
+        zero_writes=zero_writes_of(ops),
         post_eof_fallocates=int(post_eof_fallocates(ops).sum()),
-        waits=len(set(waits["request"].tolist())),
+        waits=len(set(ops[ops["op"] == Op.MARK_WAIT]["request"].tolist())),
         min_gap_ns=min_gap_ns(ops, conflicts, found),
         counts=counts,
         judgement=as_relying(judgement) if relies else judgement,

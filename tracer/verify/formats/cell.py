@@ -1,21 +1,19 @@
 """One subject: played, counted, judged, as a strategy is."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import blockstack
-from blockstack.fallocate import RACY
 from blockstack.guest import Damage, Oracle
-from blockstack.journal import Journal, RequestFlag
+from blockstack.journal import Journal
 from blockstack.strategies import Strategy
 from tracer import interrupts
-from tracer.analysis.conflicts import asked_together, grown_together, guest_pairs, min_gap_ns
-from tracer.analysis.rules.post_eof_fallocate import RULE, post_eof_fallocates
-from tracer.analysis.verdict import judge
+from tracer.analysis.conflicts import asked_together, grown_together
+from tracer.analysis.rules.post_eof_fallocate import RULE
 from tracer.errors import UnsupportedError
 from tracer.lab.children import ChildError
 from tracer.lab.scratch import AnonymousFile
-from tracer.operations import Op
-from tracer.verify.cell import Cell, as_relying, count, relies_on_kernel
+from tracer.verify.cell import Cell, count, judged, made
 from tracer.verify.formats.subject import Stage, Subject
 from tracer.verify.ground import Ground
 from tracer.verify.options import Options
@@ -37,43 +35,10 @@ def run_subject(
     ops = played.evidence.ops
     found = RULE.pairs(ops)
     conflicts = asked_together(ops)
-    requests = ops[ops["op"] == Op.MARK_REQUEST]
     exercised = len(conflicts) if len(conflicts) else len(grown_together(ops, of_reads=subject.of_reads))
     counts = count(played, found.outcome.tolist(), len(found.first) if control is None else exercised)
-    readback = played.readback
-    relies = relies_on_kernel(strategy, ground, fallocate)
-    judgement = judge(
-        counts,
-        is_control=control is None,
-        may_lose=fallocate in RACY,
-        control=None if control is None else control.judgement,
-        control_exposed=0 if control is None else control.counts.exposed,
-    )
-    return Cell(
-        strategy=strategy.name,
-        fallocate=fallocate,
-        fs=ground.scratch.fs,
-        aio=ground.aio,
-        evidence=ground.evidence,
-        guest_writes=played.acknowledged,
-        zero_writes=int(((requests["flags"] & RequestFlag.ZERO_WRITE) != 0).sum()),
-        post_eof_fallocates=int(post_eof_fallocates(ops).sum()),
-        waits=len(set(ops[ops["op"] == Op.MARK_WAIT]["request"].tolist())),
-        min_gap_ns=min_gap_ns(ops, conflicts, found),
-        counts=counts,
-        judgement=as_relying(judgement) if relies else judgement,
-        ops=ops,
-        mechanisms=ground.mechanisms,
-        gaps=ground.gaps,
-        pairs=guest_pairs(ops, found),
-        block_io_delay_ns=played.block_io_delay_ns,
-        qemu_img_check=None if readback is None else readback.check,
-        notes=played.notes if readback is None else [*played.notes, *readback.notes],
-        case=subject.case,
-        format=subject.format,
-        variant=subject.variant,
-        relies_on_kernel=relies,
-    )
+    cell = made(ground, strategy, fallocate, played, found, conflicts, counts, judged(counts, fallocate, control))
+    return replace(cell, case=subject.case, format=subject.format, variant=subject.variant)
 
 
 def _play(

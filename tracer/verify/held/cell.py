@@ -1,20 +1,21 @@
 """One cell of a held run: all rounds of a case on one image, judged. The schedule is chosen: one conflict is enough."""
 
 from collections.abc import Set
+from dataclasses import replace
 
 import numpy as np
 
 from blockstack.fallocate import RACY
-from blockstack.journal import GUEST_SHIFT, Journal, RequestFlag
+from blockstack.journal import GUEST_SHIFT, Journal
 from blockstack.strategies import Strategy
-from tracer.analysis.conflicts import guest_pairs, min_gap_ns, together, waited
+from tracer.analysis.conflicts import guest_pairs, together, waited
 from tracer.analysis.hazards import Verdict
 from tracer.analysis.rules import Outcome, RulePairs
-from tracer.analysis.rules.post_eof_fallocate import RULE, post_eof_fallocates
+from tracer.analysis.rules.post_eof_fallocate import RULE
 from tracer.analysis.verdict import Counts, Judgement, judge
 from tracer.lab.scratch import AnonymousFile
-from tracer.operations import Op, Operations
-from tracer.verify.cell import Cell, as_relying, count, relies_on_kernel
+from tracer.operations import Operations
+from tracer.verify.cell import Cell, count, made, zero_writes_of
 from tracer.verify.held.cases import Case
 from tracer.verify.held.gate import ChosenGate
 from tracer.verify.held.ground import HeldGround
@@ -53,48 +54,22 @@ def run_cell(held: HeldGround, case: Case, strategy: Strategy, fallocate: str, c
     ops = played.evidence.ops
     found = RULE.pairs(ops)
     conflicts = waited(ops)
-    requests = ops[ops["op"] == Op.MARK_REQUEST]
-    zero_writes = int(((requests["flags"] & RequestFlag.ZERO_WRITE) != 0).sum())
     wanted = frozenset(one.pair for one in rounds)
     exposed = guest_pairs(ops, found)
     if control is None:
         exercised = len(wanted & exposed)
-    elif zero_writes:
+    elif zero_writes_of(ops):
         kept_apart = {(int(zero), int(write)) for zero, write in conflicts >> np.uint64(GUEST_SHIFT)}
         exercised = len(wanted & kept_apart)
     else:
         exercised = together(ops, wanted)
     counts = count(played, found.outcome.tolist(), exercised)
-    held_ns = sum(one.held_ns for one in rounds)
-    waits = ops[ops["op"] == Op.MARK_WAIT]
-    readback = played.readback
-    relies = relies_on_kernel(strategy, ground, fallocate)
+    played.acknowledged = acknowledged
     judgement = _judge(counts, case, rounds, fallocate, exposed, _lost(ops, found), control)
-    return Cell(
-        strategy=strategy.name,
-        fallocate=fallocate,
-        fs=ground.scratch.fs,
-        aio=ground.aio,
-        evidence=ground.evidence,
-        guest_writes=acknowledged,
-        zero_writes=zero_writes,
-        post_eof_fallocates=int(post_eof_fallocates(ops).sum()),
-        waits=len(set(waits["request"].tolist())),
-        min_gap_ns=min_gap_ns(ops, conflicts, found),
-        counts=counts,
-        judgement=as_relying(judgement) if relies else judgement,
-        ops=ops,
-        mechanisms=ground.mechanisms,
-        gaps=ground.gaps,
-        pairs=exposed,
-        block_io_delay_ns=played.block_io_delay_ns,
-        qemu_img_check=None if readback is None else readback.check,
-        notes=played.notes if readback is None else [*played.notes, *readback.notes],
-        case=case.name,
-        held_ms=round(held_ns / 1e6, 3) if held_ns else None,
-        rounds=rounds,
-        relies_on_kernel=relies,
-    )
+    cell = made(ground, strategy, fallocate, played, found, conflicts, counts, judgement)
+    held_ns = sum(one.held_ns for one in rounds)
+    held_ms = round(held_ns / 1e6, 3) if held_ns else None
+    return replace(cell, case=case.name, held_ms=held_ms, rounds=rounds)
 
 
 def _lost(ops: Operations, found: RulePairs) -> Pairs:
