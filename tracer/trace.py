@@ -196,12 +196,14 @@ def _read_parts(path: Path) -> Trace:
     if not files:
         raise UsageError(f"{name}: a directory without a part of a trace (part-000001.parquet, ...)")
     parts: list[Trace] = []
+    count = 0
     for file in files:
         part = _read_file(file)
         if part.meta.part != int(PART.fullmatch(file.name)[1]):  # type: ignore[index] # all of them match
             raise TraceError(f"{printable(str(file))}: says that it is part {part.meta.part}")
         parts.append(part)
-        if sum(len(part.ops) for part in parts) > MAX_OPERATIONS:
+        count += len(part.ops)
+        if count > MAX_OPERATIONS:
             raise TraceError(
                 f"{name}: more than {MAX_OPERATIONS} operations are not read: record less, or several times"
             )
@@ -213,7 +215,7 @@ def _read_parts(path: Path) -> Trace:
         gaps["parts of the recording"] = f"{(final.part or 0) - len(parts)} of them are missing"
     ops = np.concatenate([part.ops for part in parts])
     try:
-        _check_operations(ops)
+        _check_numbers(ops)  # the rest was checked in each part
     except TraceError as error:
         raise TraceError(f"{name}: {error}") from None
     meta = dataclasses.replace(
@@ -360,7 +362,12 @@ def _check_operations(ops: Operations) -> None:
         if wrong.any():
             number = int(ops["seq_begin"][int(np.argmax(wrong))])
             raise TraceError(f"{int(wrong.sum())} of {len(ops)} operations have {what}, first at seq_begin {number}")
-    numbers = np.sort(np.concatenate([ops["seq_begin"], ops["seq_end"][ended]]))
+    _check_numbers(ops)
+
+
+def _check_numbers(ops: Operations) -> None:
+    """Raise TraceError where a sequence number of ops (n,) is another one's, too."""
+    numbers = np.sort(np.concatenate([ops["seq_begin"], ops["seq_end"][ops["seq_end"] != 0]]))
     twice = numbers[1:] == numbers[:-1]
     if twice.any():
         raise TraceError(f"sequence number {int(numbers[int(np.argmax(twice))])} occurs twice")

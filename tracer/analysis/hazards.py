@@ -13,6 +13,7 @@ import numpy as np
 
 from tracer.analysis.overlaps import dense_groups
 from tracer.analysis.rules import Outcome, Rule, RulePairs, Severity, all_rules
+from tracer.errors import Status
 from tracer.operations import Op, Operations
 from tracer.trace import TraceMeta, as_dict
 
@@ -46,6 +47,17 @@ class Verdict(enum.StrEnum):
     def rank(self) -> int:
         """From best to worst, 0 to 3: what was seen outweighs what was not."""
         return list(Verdict).index(self)
+
+    @property
+    def status(self) -> Status:
+        """Exit status of a command that ends with it."""
+        match self:
+            case Verdict.CONFIRMED:
+                return Status.OK
+            case Verdict.INCONCLUSIVE:
+                return Status.INCONCLUSIVE
+            case _:
+                return Status.HAZARD
 
 
 @dataclass(frozen=True, slots=True)

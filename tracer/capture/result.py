@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tracer.analysis.hazards import Analysis, Verdict
+from tracer.analysis.hazards import Analysis
 from tracer.errors import Status
 from tracer.operations import WRITES, Op, Operations
 
@@ -91,14 +91,7 @@ class Captured:
     @property
     def status(self) -> Status:
         """As design.md has it for analyze and trace."""
-        if self.analysis is None:
-            return Status.INCONCLUSIVE
-        match self.analysis.verdict:
-            case Verdict.CONFIRMED:
-                return Status.OK
-            case Verdict.INCONCLUSIVE:
-                return Status.INCONCLUSIVE
-        return Status.HAZARD
+        return Status.INCONCLUSIVE if self.analysis is None else self.analysis.verdict.status
 
     def busiest(self) -> list[tuple[tuple[int, int], FileCount]]:
         """Files by number of operations, most first."""

@@ -10,12 +10,11 @@ from rich.text import Text
 
 from tracer.analysis.hazards import Analysis, Verdict, analyse, merge
 from tracer.analysis.rules import all_rules, named
-from tracer.errors import Status
 from tracer.output import STDOUT, check_writable, write_text
 from tracer.report.colours import STYLES
 from tracer.report.console import Console
 from tracer.report.escape import printable
-from tracer.report.hazard_text import MAX_SENTENCES, sentence
+from tracer.report.hazard_text import print_hazards
 from tracer.trace import read
 
 _MEANINGS = {
@@ -56,17 +55,7 @@ def analyze(ctx: click.Context, traces: tuple[Path, ...], rules: tuple[str, ...]
         write_text(target, json.dumps(total.to_json(), indent=2) + "\n")
     if target != STDOUT:
         _print(traces, analyses, total)
-    ctx.exit(int(_status(total)))
-
-
-def _status(total: Analysis) -> Status:
-    match total.verdict:
-        case Verdict.CONFIRMED:
-            return Status.OK
-        case Verdict.INCONCLUSIVE:
-            return Status.INCONCLUSIVE
-        case _:
-            return Status.HAZARD
+    ctx.exit(int(total.verdict.status))
 
 
 def _print(traces: tuple[Path, ...], analyses: list[Analysis], total: Analysis) -> None:
@@ -76,10 +65,7 @@ def _print(traces: tuple[Path, ...], analyses: list[Analysis], total: Analysis) 
         console.print(f"{printable(str(path))}: {_count(analysis.operations, 'operation')}, {analysis.verdict.value}")
         for doubt in analysis.doubts:
             console.print(f"  not complete: {printable(doubt)}", style="yellow")
-        for hazard in analysis.hazards[:MAX_SENTENCES]:
-            console.print(Text.assemble("  ", *sentence(hazard)))
-        if len(analysis.hazards) > MAX_SENTENCES:
-            console.print(f"  and {len(analysis.hazards) - MAX_SENTENCES} more; --json has all of them")
+        print_hazards(analysis.hazards, console, indent="  ")
     console.print(_table(total))
     found = {hazard.rule for hazard in total.hazards}
     for rule in all_rules():

@@ -3,8 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -68,36 +67,23 @@ def probe(
     from tracer.output import check_writable, write_text
     from tracer.probe import run
     from tracer.probe.result import to_json
-    from tracer.report.console import wide
+    from tracer.report.console import status_line, wide
     from tracer.report.probe_text import WIDTH, print_report
 
     if directory is not None and file_systems:
         raise UsageError("--fs makes a scratch file system and --dir names one that is there: use one of them")
     if json_file is not None:
         check_writable(json_file)
-    with _progress(quiet) as progress:
+    with status_line("preparing", quiet=quiet) as show:
         report = run.probe(
             tuple(dict.fromkeys(file_systems)) or run.FILE_SYSTEMS,
             modes=tuple(dict.fromkeys(modes)) or DEFAULT_MODES,
             tries=tries,
             directory=directory,
-            progress=progress,
+            progress=lambda fs, mode, number, tries: show(f"{fs} {mode}: try {number} of {tries}"),
         )
     if not quiet:
         print_report(report, os.uname().release, wide(WIDTH, stderr=json_file == "-"), verbose=verbose)
     if json_file is not None:
         write_text(json_file, json.dumps(to_json(report), indent=1, allow_nan=False) + "\n")
     sys.exit(report.status)
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[str, str, int, int], None]]:
-    """What is being tried, on a terminal; nothing elsewhere: it takes some seconds."""
-    from tracer.report.console import Console
-
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
-        yield lambda *_: None
-        return
-    with console.status("preparing") as status:
-        yield lambda fs, mode, number, tries: status.update(f"{fs} {mode}: try {number} of {tries}")

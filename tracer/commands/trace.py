@@ -3,8 +3,6 @@
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,6 +114,7 @@ def trace(
     from tracer.capture.parts import PART_OPERATIONS
     from tracer.errors import UsageError
     from tracer.output import STDOUT, check_writable, write_text
+    from tracer.report.console import status_line
     from tracer.report.trace_text import print_captured
 
     if not (pids or comms or files or command):
@@ -141,8 +140,8 @@ def trace(
         raise UsageError("--rotate is for a directory: name one with -o DIR/")
     if json_file is not None:
         check_writable(json_file)
-    with _progress(quiet) as progress:
-        captured = run.capture(options, progress)
+    with status_line("attaching", quiet=quiet) as show:
+        captured = run.capture(options, lambda totals, seconds: show(_line(totals, seconds)))
     if json_file is not None:
         write_text(json_file, json.dumps(captured.to_json(), indent=1, allow_nan=False) + "\n")
     if not quiet:
@@ -150,22 +149,10 @@ def trace(
     ctx.exit(int(captured.status))
 
 
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[["Totals", float], None]]:
-    """The counts so far, on a terminal; nothing elsewhere."""
-    from tracer.report.console import Console
-
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
-        yield lambda *_: None
-        return
-    with console.status("attaching") as status:
-
-        def show(totals: "Totals", seconds: float) -> None:
-            dropped = sum(totals.dropped.values())
-            status.update(
-                f"{seconds:.0f} s: {totals.operations:,} operations, {len(totals.files):,} files, {dropped:,} dropped; "
-                "Ctrl-C ends it"
-            )
-
-        yield show
+def _line(totals: "Totals", seconds: float) -> str:
+    """The counts so far."""
+    dropped = sum(totals.dropped.values())
+    return (
+        f"{seconds:.0f} s: {totals.operations:,} operations, {len(totals.files):,} files, {dropped:,} dropped; "
+        "Ctrl-C ends it"
+    )

@@ -1,7 +1,12 @@
-"""A hazard in one sentence."""
+"""Hazards, one sentence each."""
+
+from collections.abc import Sequence
+
+from rich.text import Text
 
 from tracer.analysis.hazards import Hazard
 from tracer.analysis.rules import Outcome
+from tracer.report.console import Console
 from tracer.report.escape import printable
 
 MAX_SENTENCES = 50
@@ -12,6 +17,14 @@ _ENDINGS = {
     Outcome.EXPOSED: "nothing was seen to keep them in order, and nothing was seen to be lost",
     Outcome.KERNEL_SERIALISED: "the kernel applied them in a safe order",
 }
+
+
+def print_hazards(hazards: Sequence[Hazard], console: Console, *, indent: str = "") -> None:
+    """The first of them, and how many more there are."""
+    for hazard in hazards[:MAX_SENTENCES]:
+        console.print(Text.assemble(indent, *sentence(hazard)))
+    if len(hazards) > MAX_SENTENCES:
+        console.print(f"{indent}and {len(hazards) - MAX_SENTENCES} more; --json has all of them")
 
 
 def sentence(hazard: Hazard) -> list[str | tuple[str, str]]:

@@ -8,9 +8,9 @@ from rich.text import Text
 
 from tracer.capture.result import Captured
 from tracer.report.colours import STYLES
-from tracer.report.console import Console, wide
+from tracer.report.console import wide
 from tracer.report.escape import printable
-from tracer.report.hazard_text import MAX_SENTENCES, sentence
+from tracer.report.hazard_text import print_hazards
 
 WIDTH = 100
 COUNTS = 60
@@ -39,7 +39,8 @@ def print_captured(captured: Captured, *, stderr: bool) -> None:
         console.print(f"{totals.unfinished:,} in flight at the end", style="yellow")
     if totals.files:
         console.print(_files(captured))
-    _hazards(captured, console)
+    if captured.analysis is not None:
+        print_hazards(captured.analysis.hazards, console)
     for what, why in captured.gaps.items():
         console.print(f"note: not seen: {printable(f'{what}: {why}')}", markup=False)
     for note in captured.notes:
@@ -69,16 +70,6 @@ def _files(captured: Captured) -> Table:
         rest = busiest[BUSIEST:]
         table.add_row(f"{sum(count.operations for _, count in rest):,}", "", f"in {len(rest):,} other files")
     return table
-
-
-def _hazards(captured: Captured, console: Console) -> None:
-    if captured.analysis is None:
-        return
-    hazards = captured.analysis.hazards
-    for hazard in hazards[:MAX_SENTENCES]:
-        console.print(Text.assemble(*sentence(hazard)))
-    if len(hazards) > MAX_SENTENCES:
-        console.print(f"and {len(hazards) - MAX_SENTENCES} more; --json has all of them")
 
 
 def _why(captured: Captured) -> str:

@@ -32,9 +32,7 @@ class Report:
     @property
     def status(self) -> Status:
         """Exit status of the command."""
-        if self.overall.verdict is Verdict.CONFIRMED:
-            return Status.OK
-        return Status.INCONCLUSIVE if self.overall.verdict is Verdict.INCONCLUSIVE else Status.HAZARD
+        return self.overall.verdict.status
 
 
 @dataclass(frozen=True, slots=True)
