@@ -346,7 +346,7 @@ static inline void find_bypassing(struct submission *s, s64 submitted)
 	struct operation op = {};
 	int i;
 
-	if (!s->left || submitted <= 0)
+	if (!s->left || submitted <= 0 || !is_selected())
 		return;
 	for (i = 0; i < MAX_IOCBS; i++) {
 		u64 iocb = 0, file;
@@ -363,7 +363,7 @@ static inline void find_bypassing(struct submission *s, s64 submitted)
 			continue;
 		bpf_probe_read_user(&fd, sizeof(fd), (void *)(iocb + IOCB_FILDES));
 		file = file_of(fd);
-		if (file && identify(&op, FIELD(u64, file, OFF_file_f_inode)))
+		if (file && identify_inode(&op, FIELD(u64, file, OFF_file_f_inode)))
 			s->seen++;	/* in the map: in a register, it would make every pass a new state to verify */
 	}
 	if (s->seen > begun)

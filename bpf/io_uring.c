@@ -44,14 +44,10 @@ static inline void uring_forget(u64 req)
 {
 	u64 kiocb = req + OFF_io_kiocb_cmd;
 
-	if (urings.lookup(&req)) {
-		urings.delete(&req);
+	if (!urings.delete(&req))
 		count_drop(DROP_STALE);
-	}
-	if (writes.lookup(&kiocb)) {
-		writes.delete(&kiocb);
+	if (!writes.delete(&kiocb))
 		count_drop(DROP_STALE);
-	}
 }
 
 static inline int uring_begin(u64 req)
@@ -79,7 +75,7 @@ static inline int uring_begin(u64 req)
 		if (!file)
 			return 0;	/* EBADF */
 		uring.inode = FIELD(u64, file, OFF_file_f_inode);
-		if (!identify(&uring.op, uring.inode))
+		if (!identify_inode(&uring.op, uring.inode))
 			return 0;
 		note_name(file);
 	}
