@@ -21,6 +21,7 @@ PROGRAM = (
     "truncate.c",
     "applied.c",
     "direct_write.c",
+    "copies.c",
     "io_uring.c",
     "syscalls.c",
     "select.c",

@@ -44,12 +44,15 @@ int on_xfs_free_file_space(struct bpf_raw_tracepoint_args *ctx)
 /*
  * Fires for a change of anything. A fallocate takes set-user-id bits away before all
  * else (file_modified(), fbe7e5200365, v5.18): that one sets no size. The one that does
- * comes after the blocks were allocated. ftruncate(2) changes all in one.
+ * comes after the blocks were allocated. A truncation changes all in one.
  */
 int on_xfs_setattr(struct bpf_raw_tracepoint_args *ctx)
 {
-	struct call *call = call_on(ctx->args[0]);
+	u64 inode = ctx->args[0] + OFF_xfs_inode_i_vnode;
+	struct call *call;
 
+	truncates_path(inode, inode_size(inode));
+	call = call_on(ctx->args[0]);
 	if (!call)
 		return 0;
 	call->op.t_applied = bpf_ktime_get_ns();

@@ -13,6 +13,7 @@
 #define OP_FALLOCATE		5
 #define OP_TRUNCATE		6
 #define OP_OPEN			7	/* no operation: a call that may turn out to be a truncation */
+#define OP_PATH			8	/* the same: truncate(2), until it is known of which file */
 
 #define NONE_RESULT		(-0x7fffffffffffffffLL - 1)
 #define NONE_SIZE		(-1LL)
@@ -61,7 +62,9 @@ struct call {
 	u64 inode;		/* address of struct inode */
 	u64 kiocb;		/* address of the struct kiocb begun in it; 0: none */
 	u64 kiocb_seq;		/* its seq_begin */
-	u8 kind;		/* OP_FALLOCATE, OP_TRUNCATE, OP_OPEN; OP_DIRECT_WRITE: any write */
+	u64 dentry;		/* address of struct dentry; 0: the file's name is known */
+	u8 kind;		/* OP_FALLOCATE, OP_TRUNCATE, OP_OPEN, OP_PATH; OP_DIRECT_WRITE: any write */
+	u8 copies;		/* COPY_*: what it writes comes from another file */
 	u8 by_function;		/* 1: begun by fallocate_function.c */
 	u8 space;		/* 1: XFS has begun to allocate or free blocks for it */
 	u8 sizing;		/* 1: XFS has begun to set the size for it */
@@ -99,6 +102,8 @@ struct inode_key {
 struct uring {
 	struct operation op;
 	u64 inode;		/* address of struct inode; 0: a registered file, known at the end */
+	u8 copies;		/* COPY_* */
+	u8 slot;		/* 1: the file it opens gets no descriptor */
 };
 
 /* When a write took effect: a cache, where one write may push out another's. */
@@ -116,12 +121,19 @@ static inline u32 applied_slot(u64 inode, s64 offset)
 	return ((u64)offset >> 9 ^ (u64)offset >> 21 ^ inode >> 7) % APPLIED_SLOTS;
 }
 
+#define COPY_BYTES	1	/* its length is its result: copy_file_range(2), sendfile(2), splice(2) */
+#define COPY_WHOLE	2	/* all or nothing, and the result is 0: ioctl_ficlone(2) */
+
+#define TELLS_SLOTS	2
+#define TELLS_ALL	1	/* in place of a magic number: all of them do, as do_truncate() is seen */
+
 enum drop {
 	DROP_RING,		/* no room in the ring: one finished operation */
 	DROP_MAP,		/* no room in a map: one operation that began */
 	DROP_STALE,		/* an operation whose end was not seen gave way to a later one */
 	DROP_BYPASS,		/* an asynchronous write that did not pass through iomap */
 	DROP_WAITS,		/* an io_uring request that others had to end before: its begin is not seen */
+	DROP_FILE,		/* a truncation of nobody knows which file */
 	DROP_KINDS,
 };
 
@@ -135,6 +147,8 @@ BPF_ARRAY(applied, struct applied, APPLIED_SLOTS);	/* applied_slot() -> the last
 BPF_TABLE("lru_hash", u64, struct operation, punts, 16384);	/* address of struct kiocb -> begin of a write for a worker */
 BPF_HASH(urings, u64, struct uring, 16384);		/* address of struct io_kiocb -> request */
 BPF_ARRAY(xfs_by_function, u8, 1);			/* 1: fallocate_function.c sees those of XFS */
+BPF_ARRAY(tells_size, u64, TELLS_SLOTS);		/* magic number of a file system that tells whose size is set */
+BPF_ARRAY(untold, u8, 1);				/* 1: a watched file lies on one that does not */
 BPF_PERCPU_ARRAY(drops, u64, DROP_KINDS);		/* enum drop -> operations lost */
 BPF_RINGBUF_OUTPUT(ring, RING_PAGES);			/* struct operation, finished */
 
@@ -229,10 +243,10 @@ static inline struct inode_key key_of(u64 inode)
 	return key;
 }
 
-#if !BY_FILE
 #define S_IFMT		0170000
 #define S_IFREG		0100000
 
+#if !BY_FILE
 /* Of linux/magic.h: regular files there hold no data. */
 static inline int is_pseudo(u64 magic)
 {
@@ -309,12 +323,12 @@ static inline int identify(struct operation *op, u64 inode)
 }
 
 /* Keep the path of a file when it is first met: once the process is gone, nobody can tell it. */
-static inline void note_name(u64 file)
+static inline void note_dentry(u64 inode, u64 dentry)
 {
 #if !BY_FILE
-	struct inode_key key = key_of(FIELD(u64, file, OFF_file_f_inode));
+	struct inode_key key = key_of(inode);
 	struct name *name;
-	u64 dentry, parent;
+	u64 parent;
 	int zero = 0;
 	int i;
 
@@ -325,7 +339,6 @@ static inline void note_name(u64 file)
 		return;
 	name->parts = 0;
 	name->whole = 0;
-	dentry = FIELD(u64, file, OFF_file_f_path_dentry);
 	for (i = 0; i < NAME_PARTS; i++) {
 		parent = FIELD(u64, dentry, OFF_dentry_d_parent);
 		if (!parent || parent == dentry) {
@@ -338,6 +351,11 @@ static inline void note_name(u64 file)
 	}
 	names.update(&key, name);
 #endif
+}
+
+static inline void note_name(u64 file)
+{
+	note_dentry(FIELD(u64, file, OFF_file_f_inode), FIELD(u64, file, OFF_file_f_path_dentry));
 }
 
 /* Whether the system call is one of a 32-bit process, with numbers and arguments of its own. */

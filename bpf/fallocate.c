@@ -11,6 +11,22 @@
 
 #define XFS_SUPER_MAGIC	0x58465342	/* linux/magic.h */
 
+/* Whether the file system says of which inode a truncate(2) sets the size. */
+static inline int tells_whose_size(u64 inode)
+{
+	u64 magic = FIELD(u64, FIELD(u64, inode, OFF_inode_i_sb), OFF_super_block_s_magic), *found;
+	int i;
+
+	for (i = 0; i < TELLS_SLOTS; i++) {
+		int slot = i;
+
+		found = tells_size.lookup(&slot);
+		if (found && (*found == magic || *found == TELLS_ALL))
+			return 1;
+	}
+	return 0;
+}
+
 /*
  * Watch the file that this call names, if the thread asked for that. The kernel
  * looks up its own names for the file, which stat(2) does not always tell: a
@@ -21,12 +37,18 @@ static inline int learn(u64 file)
 	u64 id = bpf_get_current_pid_tgid();
 	u64 *dev = learning.lookup(&id);
 	struct inode_key key;
+	int zero = 0;
+	u8 one = 1;
+	u64 inode;
 
 	if (!dev)
 		return 0;
 	if (file) {
-		key = key_of(FIELD(u64, file, OFF_file_f_inode));
+		inode = FIELD(u64, file, OFF_file_f_inode);
+		key = key_of(inode);
 		watched.update(&key, dev);
+		if (!tells_whose_size(inode))
+			untold.update(&zero, &one);
 	}
 	return 1;
 }

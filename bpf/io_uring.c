@@ -4,14 +4,18 @@
  * once, or, if that would have to wait, by a worker thread. So a request begins at
  * io_uring_submit_req (v6.4; io_uring_submit_sqe before). If it comes to iomap, it is
  * a direct write, which takes that begin (direct_write.c); what has not, ends at
- * io_uring_complete: buffered writes, writes that were refused, fallocates, truncations.
+ * io_uring_complete: buffered writes, writes that were refused, fallocates, truncations,
+ * what is spliced into a file, and an open that truncates one.
  *
  * A request with a registered file says only at its end which file that is.
  */
 #define IORING_OP_WRITEV	2	/* linux/io_uring.h */
 #define IORING_OP_WRITE_FIXED	5
 #define IORING_OP_FALLOCATE	17
+#define IORING_OP_OPENAT		18
 #define IORING_OP_WRITE		23
+#define IORING_OP_OPENAT2	28
+#define IORING_OP_SPLICE	30
 #define IORING_OP_FTRUNCATE	55
 #define IORING_OP_WRITEV_FIXED	61
 #define REQ_F_FIXED_FILE	1	/* as the IOSQE_* flags */
@@ -59,18 +63,22 @@ static inline int uring_begin(u64 req)
 	struct uring uring = {};
 	u8 waits = (flags & REQ_F_IO_DRAIN) != 0;
 	u64 file = 0;
+	int opens, direct;
 
 	uring_forget(req);
 	if (s) {
 		waits |= s->linked;
 		s->linked = (flags & REQ_F_LINKS) != 0;
 	}
+	opens = opcode == IORING_OP_OPENAT || opcode == IORING_OP_OPENAT2;
 	if (opcode != IORING_OP_WRITEV_FIXED && opcode != IORING_OP_WRITE && opcode != IORING_OP_WRITEV && opcode != IORING_OP_WRITE_FIXED &&
-	    opcode != IORING_OP_FALLOCATE && opcode != IORING_OP_FTRUNCATE)
+	    opcode != IORING_OP_FALLOCATE && opcode != IORING_OP_FTRUNCATE && opcode != IORING_OP_SPLICE && !opens)
 		return 0;
 	if (!is_selected())
 		return 0;
-	if (!(flags & REQ_F_FIXED_FILE)) {
+	if (opens && !(FIELD(u64, cmd, OFF_io_open_how_flags) & O_TRUNC_BIT))
+		return 0;
+	if (!(flags & REQ_F_FIXED_FILE) && !opens) {
 		file = file_of(FIELD(u32, req, OFF_io_kiocb_cqe_fd));
 		if (!file)
 			return 0;	/* EBADF */
@@ -79,13 +87,14 @@ static inline int uring_begin(u64 req)
 			return 0;
 		note_name(file);
 	}
+	direct = file && uring_write_kind(file) == OP_URING_WRITE && opcode != IORING_OP_FALLOCATE && opcode != IORING_OP_FTRUNCATE;
 	/*
 	 * io_uring itself keeps it back until others have ended, and nobody says when it
-	 * begins. A direct write says so at iomap.
+	 * begins. A direct write says so at iomap. What is spliced to an O_DIRECT file comes
+	 * to iomap, too, but from a worker, and nobody says for which request.
 	 */
-	if (waits) {
-		if (!file || uring_write_kind(file) != OP_URING_WRITE || opcode == IORING_OP_FALLOCATE ||
-		    opcode == IORING_OP_FTRUNCATE)
+	if (waits || (direct && opcode == IORING_OP_SPLICE)) {
+		if (!direct || opcode == IORING_OP_SPLICE)
 			count_drop(DROP_WAITS);
 		return 0;
 	}
@@ -103,6 +112,16 @@ static inline int uring_begin(u64 req)
 	} else if (opcode == IORING_OP_FTRUNCATE) {
 		uring.op.op = OP_TRUNCATE;
 		uring.op.offset = FIELD(s64, cmd, OFF_io_ftrunc_len);
+	} else if (opens) {
+		uring.op.op = OP_OPEN;
+		uring.slot = FIELD(u32, cmd, OFF_io_open_file_slot) != 0;
+	} else if (opcode == IORING_OP_SPLICE) {
+		uring.op.op = OP_BUFFERED_WRITE;
+		uring.op.offset = FIELD(s64, cmd, OFF_io_splice_off_out);
+		uring.op.length = FIELD(u64, cmd, OFF_io_splice_len);
+		uring.copies = COPY_BYTES;
+		if (uring.op.offset < 0 && file)
+			uring.op.offset = FIELD(s64, file, OFF_file_f_pos);
 	} else {
 		uring_write_begin(&uring.op, req, file, opcode);
 	}
@@ -130,6 +149,18 @@ static inline int is_seen_elsewhere(u8 op, u64 inode)
 	return op == OP_FALLOCATE && by_function && *by_function && is_xfs(inode);
 }
 
+/* Which file an open has truncated. It is no request's own, but its result is a descriptor, also in a worker. */
+static inline u64 uring_opened(struct uring *uring, s64 result)
+{
+	u64 file = result < 0 || uring->slot ? 0 : file_of(result);
+
+	if (result >= 0 && !file)
+		count_drop(DROP_FILE);
+	uring->inode = file ? opened(&uring->op, file) : 0;
+	uring->op.op = OP_TRUNCATE;
+	return file;
+}
+
 int on_io_uring_complete(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 req = ctx->args[1];
@@ -138,6 +169,7 @@ int on_io_uring_complete(struct bpf_raw_tracepoint_args *ctx)
 	struct write *w;
 	u64 file;
 	s64 result;
+	int was_known;
 
 	result = URING_CQE ? FIELD(s32, ctx->args[2], OFF_io_uring_cqe_res) : (s32)ctx->args[3];
 	if (!uring) {
@@ -147,16 +179,27 @@ int on_io_uring_complete(struct bpf_raw_tracepoint_args *ctx)
 			end_write(kiocb, w, result);
 		return 0;
 	}
-	file = FIELD(u64, req, OFF_io_kiocb_file);
-	if (!uring->inode) {
-		uring->inode = file ? FIELD(u64, file, OFF_file_f_inode) : 0;
-		if (!identify_inode(&uring->op, uring->inode))
-			goto out;
-		note_name(file);
+	was_known = uring->inode != 0;
+	if (uring->op.op == OP_OPEN) {
+		file = uring_opened(uring, result);
+		result = 0;
+	} else {
+		file = FIELD(u64, req, OFF_io_kiocb_file);
+		if (!was_known) {
+			uring->inode = file ? FIELD(u64, file, OFF_file_f_inode) : 0;
+			if (!identify_inode(&uring->op, uring->inode))
+				uring->inode = 0;
+		}
 	}
+	if (!uring->inode)
+		goto out;
+	if (!was_known)
+		note_name(file);
 	if (is_seen_elsewhere(uring->op.op, uring->inode))
 		goto out;
-	if (uring->op.op == OP_BUFFERED_WRITE || uring->op.op == OP_URING_WRITE) {
+	if (uring->copies) {
+		copied(&uring->op, uring->copies, &result);
+	} else if (uring->op.op == OP_BUFFERED_WRITE || uring->op.op == OP_URING_WRITE) {
 		uring->op.op = uring_write_kind(file);
 		if (!uring->op.length && result > 0)
 			uring->op.length = result;

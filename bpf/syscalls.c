@@ -8,9 +8,9 @@
  * What several of them share is called once: it is inlined wherever it is called, and
  * the compiler needs its time for every copy.
  */
-static inline void call_enter(u64 regs, u8 kind, s64 offset, u64 length)
+static inline void call_enter(u64 regs, u32 fd, u8 kind, u8 copies, s64 offset, u64 length)
 {
-	u64 file = file_of(SYSCALL_ARG(regs, 0));
+	u64 file = file_of(fd);
 	struct call call = {};
 
 	if (is_compat())
@@ -25,6 +25,7 @@ static inline void call_enter(u64 regs, u8 kind, s64 offset, u64 length)
 		truncate_enter(&call, regs);
 	else
 		write_enter(&call, file, offset, length);
+	call.copies = copies;
 	enter_call(&call);
 }
 
@@ -34,6 +35,8 @@ int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 	u8 kind = OP_DIRECT_WRITE;
 	s64 offset = -1;
 	u64 length = 0;
+	u32 fd = SYSCALL_ARG(regs, 0);
+	u8 copies = 0;
 
 	switch (ctx->args[1]) {
 	case NR_io_submit:
@@ -49,11 +52,15 @@ int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 		open_enter(SYSCALL_ARG(regs, 1));
 		return 0;
 	case NR_openat:
+	case NR_open_by_handle_at:
 		open_enter(SYSCALL_ARG(regs, 2));
 		return 0;
 	case NR_openat2:
 		bpf_probe_read_user(&length, sizeof(length), (void *)SYSCALL_ARG(regs, 2));	/* open_how.flags */
 		open_enter(length);
+		return 0;
+	case NR_truncate:
+		path_enter(OP_PATH, SYSCALL_ARG(regs, 1));
 		return 0;
 	case NR_fallocate:
 		kind = OP_FALLOCATE;
@@ -74,10 +81,26 @@ int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 	case NR_pwritev2:
 		offset = SYSCALL_ARG(regs, 3);
 		break;
+	case NR_copy_file_range:
+	case NR_splice:
+		copies = COPY_BYTES;
+		fd = SYSCALL_ARG(regs, 2);
+		offset = named_offset(SYSCALL_ARG(regs, 3));
+		length = SYSCALL_ARG(regs, 4);
+		break;
+	case NR_sendfile:
+		copies = COPY_BYTES;
+		length = SYSCALL_ARG(regs, 3);
+		break;
+	case NR_ioctl:
+		copies = COPY_WHOLE;
+		if (!clone_range(SYSCALL_ARG(regs, 1), SYSCALL_ARG(regs, 2), &offset, &length))
+			return 0;
+		break;
 	default:
 		return 0;
 	}
-	call_enter(regs, kind, offset, length);
+	call_enter(regs, fd, kind, copies, offset, length);
 	return 0;
 }
 
@@ -85,20 +108,31 @@ static inline void call_exit(s64 result)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	struct call *call = calls.lookup(&id);
+	int ended = 1;
 
 	if (!call)
 		return;
 	if (call->kind == OP_OPEN) {
-		if (open_exit(call, result))
-			finish(&call->op, call->inode, 0);
+		ended = open_exit(call, result);
+		result = 0;
+	} else if (call->kind == OP_PATH) {
+		ended = path_exit(call, result);
 	} else if (call->op.op) {
 		/* A write that never came to iomap: buffered, refused before, or a file system that does without. */
-		if (call->kind == OP_DIRECT_WRITE && !call->op.length && result > 0)
+		if (call->copies) {
+			call->op.op = OP_BUFFERED_WRITE;
+			copied(&call->op, call->copies, &result);
+		} else if (call->kind == OP_DIRECT_WRITE && !call->op.length && result > 0) {
 			call->op.length = result;
-		finish(&call->op, call->inode, result);
+		}
 	} else {
 		end_failed(call->kiocb, call->kiocb_seq, result);
+		ended = 0;
 	}
+	if (ended && call->dentry)
+		note_dentry(call->inode, call->dentry);
+	if (ended)
+		finish(&call->op, call->inode, result);
 	calls.delete(&id);
 }
 
@@ -111,15 +145,21 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx)
 		break;
 	case NR_fallocate:
 	case NR_ftruncate:
+	case NR_truncate:
 	case NR_creat:
 	case NR_open:
 	case NR_openat:
 	case NR_openat2:
+	case NR_open_by_handle_at:
 	case NR_write:
 	case NR_writev:
 	case NR_pwrite64:
 	case NR_pwritev:
 	case NR_pwritev2:
+	case NR_copy_file_range:
+	case NR_sendfile:
+	case NR_splice:
+	case NR_ioctl:
 		call_exit(ctx->args[1]);
 		break;
 	}

@@ -25,7 +25,7 @@ RECORD_BYTES = (OPERATION.itemsize + 7) // 8 * 8
 """A record in the ring: an OPERATION, padded as the C compiler pads it."""
 
 LIMITS = (
-    "truncate(2) on a path is not seen, only ftruncate(2) and open(2) with O_TRUNC",
+    "truncate(2) on a path is seen by kprobe, or else on XFS and ext4; on others it counts as dropped",
     "writes by io_submit(2) are seen where they pass through iomap (direct I/O of XFS, ext4, f2fs, btrfs without "
     "checksums); others count as dropped",
     "system calls of 32-bit processes are not seen",
@@ -39,7 +39,10 @@ _IN_FLIGHT = (b"calls", b"writes", b"urings")
 NAME_BYTES = 64
 """Bytes of one component of a path in bpf/eofrace.h, the NUL at its end among them."""
 
-DROP_KINDS = ("ring full", "map full", "end not seen", "not through iomap", "begin not seen")
+DROP_KINDS = (
+    *("ring full", "map full", "end not seen", "not through iomap", "begin not seen"),
+    "file not known",
+)
 """Why an operation was lost, in the order of enum drop in bpf/eofrace.h."""
 
 
@@ -70,6 +73,7 @@ class Probes:
 
         On btrfs st_dev is the subvolume's, which the kernel's inode does not have: use `watch_file` there.
         """
+        self._program[b"untold"][ctypes.c_int(0)] = ctypes.c_uint8(1)  # on which file system, nobody says
         # s_dev is MKDEV(major, minor) with 20 bits of minor; st_dev went through new_encode_dev().
         self._note(dev, ino, (ino, os.major(dev) << 20 | os.minor(dev)))
 
@@ -177,9 +181,9 @@ class Probes:
             return 0
         return int.from_bytes(buffer.raw[self._misses_offset :], "little")
 
-    def _raw(self, tracepoint: str) -> str | None:
-        """Attach on_<tracepoint>; the reason if that is not possible."""
-        name = f"on_{tracepoint}".encode()
+    def _raw(self, tracepoint: str, program: str | None = None) -> str | None:
+        """Attach on_<tracepoint>, or another program; the reason if that is not possible."""
+        name = (program or f"on_{tracepoint}").encode()
         with quiet() as said:
             try:
                 self._programs[name.decode()] = self._program.load_func(name, self._bcc.BPF.RAW_TRACEPOINT)
@@ -240,6 +244,7 @@ def attach(
             if selection.by_process:
                 _attach_processes(probes, info)
             _attach_extra(probes, info)
+            _attach_truncate(probes, info, plan)
             _attach_uring(probes, info)
             _attach_fallocate(probes, plan)
             _attach_direct(probes, plan)
@@ -263,6 +268,25 @@ def _attach_extra(probes: Probes, info: btf.Btf) -> None:
             probes.mechanisms[name] = "raw tracepoint"
         else:
             probes.gaps[name] = f"{reason}: {cost}"
+
+
+def _attach_truncate(probes: Probes, info: btf.Btf, plan: Plan) -> None:
+    """What tells on which file a truncate(2) is."""
+    tells = {}
+    if plan.kprobes and probes._function(hooks.TRUNCATE_FUNCTION, Mechanism.KPROBE) is None:
+        tells[hooks.TELLS_ALL] = "kprobe do_truncate"
+    else:
+        if "xfs_setattr" in probes.mechanisms:
+            tells[hooks.XFS_MAGIC] = "xfs_setattr"
+        ext4 = btf.module("ext4", info)
+        found = [hooks.fits(ext4, name, arguments) for name, arguments in hooks.EXT4_SIZE.items()]
+        if all(found) and not any([probes._raw(name, "on_ext4_setattr") for name in hooks.EXT4_SIZE]):
+            tells[hooks.EXT4_MAGIC] = ", ".join(hooks.EXT4_SIZE)
+    table = probes._program[b"tells_size"]
+    for slot, magic in enumerate(tells):
+        table[ctypes.c_int(slot)] = ctypes.c_uint64(magic)
+    if tells:
+        probes.mechanisms["truncate(2)"] = ", ".join(tells.values())
 
 
 def _attach_processes(probes: Probes, info: btf.Btf) -> None:

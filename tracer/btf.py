@@ -253,6 +253,12 @@ def kernel(*modules: str, directory: Path = BTF_DIR) -> Btf:
     return base
 
 
+def module(name: str, base: Btf, directory: Path = BTF_DIR) -> Btf:
+    """BTF of a module on top of the kernel's, which `base` is or has; `base` where no such module is loaded."""
+    path = directory / name
+    return Btf(path.read_bytes(), str(path), base._base or base) if path.exists() else base
+
+
 def offsets(blob: Btf, paths: Iterable[str]) -> dict[str, int]:
     """Offsets in bytes of all `paths`; raises `UnsupportedError` naming those that this kernel lacks."""
     found = {path: blob.offset(path) for path in paths}

@@ -6,6 +6,7 @@
 | a direct write begins, ends | raw tracepoints iomap_dio_* (3fd41721cd5c, v6.6) | kprobes on the functions |
 | xfs_file_fallocate by others than the system call | kprobe and kretprobe | kfunc (fentry, fexit); a gap |
 | xfs_file_fallocate where programs on system calls are skipped (7.3) | kprobe and kretprobe | as a gap, counted |
+| the file of a truncate(2) | kprobe do_truncate | raw tracepoints of XFS and ext4; else counted |
 | a change took effect | raw tracepoints of XFS | a gap: t_applied 0, or the completion's time |
 | an io_uring request is submitted, completed | raw tracepoints io_uring_submit_req, _complete (of v6.0) | a gap |
 | a write goes to an io_uring worker | raw tracepoint io_uring_queue_async_work (of v6.0) | a gap |
@@ -41,23 +42,25 @@ class Mechanism(enum.StrEnum):
 
 _SYSCALLS = (
     *("write", "writev", "pwrite64", "pwritev", "pwritev2"),
+    *("copy_file_range", "sendfile", "splice", "ioctl", "truncate", "open_by_handle_at"),
     *("ftruncate", "fallocate", "io_submit", "io_uring_enter", "open", "openat", "openat2", "creat"),
 )
 _CALLBACKS = ("aio_complete_rw", "io_complete_rw", "io_complete_rw_iopoll")
 _MACHINES: dict[str, tuple[tuple[int, ...], dict[str, str]]] = {
     # Numbers of _SYSCALLS; where pt_regs has a system call's and a function's arguments, and its result.
     "x86_64": (
-        (1, 20, 18, 296, 328, 77, 285, 209, 426, 2, 257, 437, 85),
-        {"arg": "di si dx r10", "carg": "di si dx cx", "ret": "ax", "nr": "orig_ax"},
+        (1, 20, 18, 296, 328, 326, 40, 275, 16, 76, 304, 77, 285, 209, 426, 2, 257, 437, 85),
+        {"arg": "di si dx r10 r8", "carg": "di si dx cx", "ret": "ax", "nr": "orig_ax"},
     ),
 }
 
 _MEMBERS = (
     *("file.f_flags", "file.f_inode", "file.f_mode", "file.f_pos"),
     *("inode.i_ino", "inode.i_sb", "inode.i_size", "inode.i_mode", "super_block.s_dev", "super_block.s_magic"),
+    *("inode.i_count", "inode.i_dentry.first"),
     *("task_struct.files", "files_struct.fdt", "fdtable.fd", "fdtable.max_fds"),
     *("task_struct.tgid", "task_struct.signal", "task_struct.thread_info.status", "signal_struct.live"),
-    *("file.f_path.dentry", "dentry.d_parent", "dentry.d_name.name"),
+    *("file.f_path.dentry", "dentry.d_parent", "dentry.d_name.name", "dentry.d_inode"),
     *("kiocb.ki_filp", "kiocb.ki_pos", "kiocb.ki_flags", "kiocb.ki_complete"),
     *("iov_iter.count", "iov_iter.data_source"),
 )
@@ -65,7 +68,8 @@ _OPTIONAL = (
     *("aio_kiocb.ki_res.data", "io_kiocb.cqe.user_data", "io_kiocb.cmd", "io_kiocb.file"),
     *("io_kiocb.opcode", "io_kiocb.flags", "io_kiocb.cqe.fd", "io_rw.len", "io_uring_cqe.res"),
     *("io_sync.off", "io_sync.len", "io_sync.mode", "io_ftrunc.len"),
-    *("xfs_inode.i_vnode", "iomap_dio.iocb"),
+    *("io_open.how.flags", "io_open.file_slot", "io_splice.off_out", "io_splice.len"),
+    *("xfs_inode.i_vnode", "iomap_dio.iocb", "dentry.d_u.d_alias"),
 )
 
 # Raw tracepoint: what its leading arguments must point to, and what is lost without it. An end comes before its
@@ -90,8 +94,16 @@ URING_SUBMIT = ("io_uring_submit_req", "io_uring_submit_sqe")
 URING_MEMBERS = (
     *("io_kiocb.cqe.user_data", "io_kiocb.cqe.fd", "io_kiocb.cmd", "io_kiocb.file", "io_kiocb.opcode"),
     *("io_kiocb.flags", "io_rw.len", "io_sync.off", "io_sync.len", "io_sync.mode"),
+    *("io_open.how.flags", "io_open.file_slot", "io_splice.off_out", "io_splice.len"),
 )
 """Without them an io_uring request cannot be read."""
+EXT4_SIZE = {"ext4_truncate_enter": ("inode",), "ext4_mark_inode_dirty": ("inode", "")}
+"""Raw tracepoints of ext4_setattr(): one of them tells of which file a truncate(2) sets the size.
+
+Without them, and without kprobes, that is not known, and counted when it happens.
+"""
+XFS_MAGIC, EXT4_MAGIC, TELLS_ALL = 0x58465342, 0xEF53, 1
+"""Of linux/magic.h; in place of one, for all of them (bpf/eofrace.h)."""
 PROCESSES = {
     "sched_process_exit": ("task_struct",),
     "sched_process_exec": ("task_struct",),
@@ -131,6 +143,7 @@ FALLOCATE_FUNCTIONS = (
     Probe("xfs_file_fallocate", "on_xfs_file_fallocate_return", returns=True),
     Probe("xfs_file_fallocate", "on_xfs_file_fallocate"),
 )
+TRUNCATE_FUNCTION = Probe("do_truncate", "on_do_truncate")
 _KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe")
 
 
@@ -148,17 +161,20 @@ class Plan:
     """Fallocates of XFS are seen by `fallocate` alone, and it must attach."""
     fallocate_why: str = ""
     """Why `fallocate` is `forced`, or not what was asked for; else empty."""
+    kprobes: bool = False
+    """Whether there are kprobes, for what else they are good for."""
 
     @property
     def files(self) -> tuple[str, ...]:
         """The files of `bpf/` that it needs beside the common ones."""
         parts = (("direct_write", self.direct), ("fallocate", self.fallocate))
-        return tuple(
+        found = tuple(
             f"{name}_{kind}.c"
             for name, mechanism in parts
             if mechanism is not Mechanism.TRACEPOINT
             for kind in ("function", mechanism.value)
         )
+        return (*found, "truncate_kprobe.c") if self.kprobes else found
 
 
 def plan(info: btf.Btf, mechanism: Mechanism) -> Plan:
@@ -176,7 +192,7 @@ def plan(info: btf.Btf, mechanism: Mechanism) -> Plan:
                 raise UnsupportedError(
                     f"cannot trace by kprobe: {no_kprobes}: use a kernel with it, as in `eofrace vm`"
                 )
-            return Plan(Mechanism.KPROBE, "as asked for", Mechanism.KPROBE, forced=True)
+            return Plan(Mechanism.KPROBE, "as asked for", Mechanism.KPROBE, forced=True, kprobes=True)
         case Mechanism.KFUNC:
             return _kfuncs(has_tracepoints, no_kprobes)
     if not has_tracepoints and no_kprobes:
@@ -187,7 +203,14 @@ def plan(info: btf.Btf, mechanism: Mechanism) -> Plan:
     direct = Mechanism.TRACEPOINT if has_tracepoints else Mechanism.KPROBE
     by_function = not no_kprobes and _skips_system_calls(info) and info.offset("xfs_inode.i_vnode") is not None
     why = "this kernel preempts programs on system calls, and skips others meanwhile" if by_function else ""
-    return Plan(direct, "" if has_tracepoints else lacking, fallocate, forced=by_function, fallocate_why=why)
+    return Plan(
+        direct,
+        "" if has_tracepoints else lacking,
+        fallocate,
+        forced=by_function,
+        fallocate_why=why,
+        kprobes=not no_kprobes,
+    )
 
 
 def _skips_system_calls(info: btf.Btf) -> bool:
@@ -220,6 +243,7 @@ def _kfuncs(direct: bool, no_kprobes: str | None) -> Plan:
         Mechanism.KPROBE if module else Mechanism.KFUNC,
         forced=True,
         fallocate_why=module,
+        kprobes=not no_kprobes,
     )
 
 

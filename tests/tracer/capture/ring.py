@@ -4,6 +4,9 @@
     python tests/tracer/capture/ring.py FILE linked    a fallocate, and a write that is kept back until it has ended
     python tests/tracer/capture/ring.py FILE skipped   a write whose completion nobody hears of, and what comes after it
     python tests/tracer/capture/ring.py FILE nowait    a write that would have to wait, and is given up
+    python tests/tracer/capture/ring.py FILE opens     opens that truncate FILE, and make another one
+    python tests/tracer/capture/ring.py FILE opens x   the same, and one that gets no descriptor
+    python tests/tracer/capture/ring.py FILE splices   64 bytes from a pipe to FILE; splices-direct: with O_DIRECT
 
 Prints one JSON object: the results by user_data, in the order in which they were asked for.
 """
@@ -17,10 +20,11 @@ import struct
 import sys
 from typing import Any
 
-WRITEV, WRITE_FIXED, FALLOCATE, WRITE, FTRUNCATE = 2, 5, 17, 23, 55
+WRITEV, WRITE_FIXED, FALLOCATE, OPENAT, WRITE, SPLICE, FTRUNCATE = 2, 5, 17, 18, 23, 30, 55
 FIXED_FILE, LINK, ASYNC, SKIP = 1, 4, 16, 64
 NOWAIT = 8  # RWF_NOWAIT
-_SQE = struct.Struct("=BBHiQQIIQHHI16x")
+_SQE = struct.Struct("=BBHiQQIIQHHi16x")
+_AT_FDCWD = -100
 _REGISTER_BUFFERS, _REGISTER_FILES = 0, 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -61,9 +65,10 @@ class Ring:
         *,
         mode: int = 0,
         flags: int = 0,
+        other: int = 0,
     ) -> int:
         """Submit one, wait for it, return its result."""
-        self.queue(opcode, fd, offset, address, length, user_data, mode=mode, flags=flags)
+        self.queue(opcode, fd, offset, address, length, user_data, mode=mode, flags=flags, other=other)
         found, result = self.submit(1)[0]
         assert found == user_data
         return result
@@ -79,12 +84,14 @@ class Ring:
         *,
         mode: int = 0,
         flags: int = 0,
+        other: int = 0,
     ) -> None:
-        """Prepare one."""
+        """Prepare one; `other` is splice_fd_in, or file_index."""
         (tail,) = struct.unpack_from("=I", self._rings, self._tail)
         (mask,) = struct.unpack_from("=I", self._rings, self._mask)
         at = tail & mask
-        _SQE.pack_into(self._entries, at * 64, opcode, flags, 0, fd, offset, address, length, mode, user_data, 0, 0, 0)
+        words = (opcode, flags, 0, fd, offset, address, length, mode, user_data, 0, 0, other)
+        _SQE.pack_into(self._entries, at * 64, *words)
         struct.pack_into("=I", self._rings, self._array + 4 * at, at)
         struct.pack_into("=I", self._rings, self._tail, tail + 1)
         self._queued += 1
@@ -141,6 +148,24 @@ def special(path: str, what: str) -> dict[int, int]:
     direct = os.open(path, os.O_RDWR | os.O_CREAT | os.O_DIRECT, 0o600)
     memory = mmap.mmap(-1, 1 << 16)
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    if what == "opens":
+        ring.register(_REGISTER_FILES, (ctypes.c_int * 2)(-1, -1), 2)
+        old, new = (ctypes.create_string_buffer(os.fsencode(name)) for name in (path, f"{path}.new"))
+        how = {"mode": os.O_RDWR | os.O_CREAT | os.O_TRUNC}
+        done = {
+            1: ring.run(OPENAT, _AT_FDCWD, 0, ctypes.addressof(old), 0o600, 1, **how),
+            2: ring.run(OPENAT, _AT_FDCWD, 0, ctypes.addressof(new), 0o600, 2, **how),
+            3: ring.run(OPENAT, _AT_FDCWD, 0, ctypes.addressof(old), 0o600, 3, mode=os.O_RDWR),
+        }
+        if len(sys.argv) > 3:
+            done[4] = ring.run(OPENAT, _AT_FDCWD, 0, ctypes.addressof(old), 0o600, 4, other=1, **how)
+        return done
+    if what.startswith("splices"):
+        source, sink = os.pipe()
+        os.write(sink, bytes(64))
+        out = os.open(path, os.O_RDWR | (os.O_DIRECT if what == "splices-direct" else 0))
+        position = 2**64 - 1  # -1: the pipe has none
+        return {1: ring.run(SPLICE, out, 4096, position, 64, 1, other=source)}
     if what == "linked":
         ring.queue(FALLOCATE, direct, 0, 1 << 20, 0, 1, flags=LINK)
         ring.queue(WRITE, direct, 1 << 20, address, 4096, 2)
@@ -156,4 +181,4 @@ def special(path: str, what: str) -> dict[int, int]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1]) if len(sys.argv) == 2 else special(*sys.argv[1:])))
+    print(json.dumps(main(sys.argv[1]) if len(sys.argv) == 2 else special(*sys.argv[1:3])))

@@ -1,0 +1,188 @@
+"""What changes a file without write(2) and its kin: recorded, or at least counted, so that no verdict rests on it."""
+
+import errno
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tracer import trace
+from tracer.capture.result import Captured
+from tracer.capture.run import Options, capture
+from tracer.errors import Status
+from tracer.lab.scratch import Scratch, default_directory, loop_scratch
+from tracer.operations import Op, Operations
+
+pytestmark = pytest.mark.root
+
+RING = str(Path(__file__).with_name("ring.py"))
+FILE_SYSTEMS = ("xfs", "ext4", "btrfs")
+
+
+@pytest.fixture(params=FILE_SYSTEMS)
+def scratch(request: pytest.FixtureRequest) -> Iterator[Scratch]:
+    """A file system of each kind."""
+    with loop_scratch(request.param, 512 << 20, default_directory()) as made:
+        yield made
+
+
+def recorded(tmp_path: Path, script: str, *words: object, files: tuple[Path, ...] = ()) -> tuple[Captured, Operations]:
+    """What `eofrace trace` sees of a Python script, or of one in a file, with these arguments."""
+    output = tmp_path / "out.parquet"
+    program = [script] if script.endswith(".py") else ["-c", script]
+    command = (sys.executable, *program, *map(str, words))
+    captured = capture(Options(command=command, files=files, output=output), lambda *_: None)
+    assert captured.exit_status == 0
+    return captured, trace.read(output).ops
+
+
+def rows(ops: Operations, path: Path) -> list[tuple[str, int, int, int]]:
+    """Kind, offset, length and result of what was done to a file, in the order of its begin."""
+    mine = ops[ops["ino"] == path.stat().st_ino]
+    return [
+        (Op(op).label, offset, length, result)
+        for op, offset, length, result in mine[["op", "offset", "length", "result"]].tolist()
+    ]
+
+
+def lost(captured: Captured) -> dict[str, int]:
+    return {reason: count for reason, count in captured.totals.dropped.items() if count}
+
+
+COPIES = """
+import fcntl, os, struct, sys
+source, target = os.open(sys.argv[1], os.O_RDWR), os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
+assert os.copy_file_range(source, target, 4096, 0, 5000) == 4096
+assert os.copy_file_range(source, target, 1 << 40, 0) == 8192
+os.lseek(source, 0, 0)
+assert os.sendfile(target, source, 0, 1000) == 1000
+reader, writer = os.pipe()
+os.write(writer, bytes(500))
+assert os.splice(reader, target, 400, offset_dst=100) == 400
+assert os.splice(reader, target, 400) == 100
+for command, argument in ((0x40049409, source), (0x4020940D, struct.pack("qQQQ", source, 4096, 0, 16384))):
+    try:
+        fcntl.ioctl(target, command, argument)
+    except OSError:
+        pass
+"""
+
+
+def test_copies_are_writes_to_where_they_go(scratch: Scratch, tmp_path: Path) -> None:
+    source, target = scratch.path / "source", scratch.path / "target"
+    source.write_bytes(bytes(8192))
+    captured, ops = recorded(tmp_path, COPIES, source, target)
+    cloned = -errno.EOPNOTSUPP if scratch.fs == "ext4" else None
+    kind = "buffered_write"
+    assert rows(ops, target) == [
+        (kind, 5000, 4096, 4096),
+        (kind, 0, 8192, 8192),
+        (kind, 8192, 1000, 1000),
+        (kind, 100, 400, 400),
+        (kind, 9192, 100, 100),
+        (kind, 0, 8192, cloned or 8192),
+        (kind, 16384, 4096, cloned or 4096),
+    ]
+    assert rows(ops, source) == []
+    assert (lost(captured), captured.status) == ({}, Status.OK)
+
+
+def test_a_copy_to_a_direct_file_is_a_direct_write(tmp_path: Path) -> None:
+    script = """
+import os, sys
+source, target = os.open(sys.argv[1], os.O_RDONLY), os.open(sys.argv[2], os.O_RDWR | os.O_CREAT | os.O_DIRECT)
+assert os.sendfile(target, source, 0, 1 << 17) == 1 << 17
+"""
+    with loop_scratch("xfs", 320 << 20, default_directory()) as scratch:
+        source, target = scratch.path / "source", scratch.path / "target"
+        source.write_bytes(bytes(1 << 17))
+        captured, ops = recorded(tmp_path, script, source, target)
+        parts = rows(ops, target)
+    assert {kind for kind, *_ in parts} == {"direct_write"}
+    assert sum(result for *_, result in parts) == 1 << 17
+    assert sorted(offset for _, offset, *_ in parts)[0] == 0
+    assert (lost(captured), captured.status) == ({}, Status.OK)
+
+
+TRUNCATIONS = """
+import os, sys
+for size in (100, 8192, 8192, 0):
+    os.truncate(sys.argv[1], size)
+try:
+    os.truncate(sys.argv[1] + ".not-there", 0)
+except FileNotFoundError:
+    pass
+"""
+
+
+def test_truncation_by_path_is_recorded_or_counted(scratch: Scratch, tmp_path: Path) -> None:
+    """By way of a symbolic link, whose time of access changes; the control does the same by descriptor."""
+    file, link = scratch.path / "f", scratch.path / "link"
+    file.write_bytes(bytes(4096))
+    link.symlink_to(file.name)
+    os.utime(link, (0, 0), follow_symlinks=False)
+    captured, ops = recorded(tmp_path, TRUNCATIONS, link)
+    if scratch.fs == "btrfs" and "kprobe" not in captured.mechanisms["truncate(2)"]:
+        assert lost(captured) == {"file not known": 4}
+        assert captured.status is Status.INCONCLUSIVE
+    else:
+        assert rows(ops, file) == [("truncate", size, 0, 0) for size in (100, 8192, 8192, 0)]
+        assert (lost(captured), captured.status) == ({}, Status.OK)
+    script = TRUNCATIONS.replace("os.truncate(sys.argv[1], size)", "os.truncate(os.open(sys.argv[1], os.O_RDWR), size)")
+    captured, ops = recorded(tmp_path, script, link)
+    assert rows(ops, file) == [("truncate", size, 0, 0) for size in (100, 8192, 8192, 0)]
+    assert (lost(captured), captured.status) == ({}, Status.OK)
+
+
+def test_size_before_a_truncation_by_path(tmp_path: Path) -> None:
+    with loop_scratch("xfs", 320 << 20, default_directory()) as scratch:
+        file = scratch.path / "f"
+        file.write_bytes(bytes(4096))
+        _, ops = recorded(tmp_path, TRUNCATIONS, file)
+    assert ops["size_begin"].tolist() == [4096, 100, 8192, 8192]
+    assert ops["size_applied"].tolist() == [4096, 100, 8192, 8192]
+    assert ops["size_end"].tolist() == [100, 8192, 8192, 0]
+
+
+@pytest.mark.parametrize(("fs", "counted"), [("xfs", 0), ("ext4", 0), ("btrfs", 1)])
+def test_whose_truncation_may_be_that_of_a_watched_file(fs: str, counted: int, tmp_path: Path) -> None:
+    """tmpfs does not tell; XFS and ext4 do, so that it was none of theirs."""
+    script = "import os, sys; os.pwrite(os.open(sys.argv[1], os.O_RDWR), b'x', 0); os.truncate(sys.argv[2], 5)"
+    with (
+        loop_scratch(fs, 512 << 20, default_directory()) as scratch,
+        tempfile.NamedTemporaryFile(dir="/dev/shm") as elsewhere,
+    ):
+        file = scratch.path / "f"
+        file.write_bytes(bytes(4096))
+        captured, ops = recorded(tmp_path, script, file, elsewhere.name, files=(file,))
+        assert rows(ops, file) == [("buffered_write", 0, 1, 1)]
+    if "kprobe" not in captured.mechanisms["truncate(2)"]:
+        assert captured.totals.dropped["file not known"] == counted
+
+
+def test_an_open_by_io_uring_that_truncates(scratch: Scratch, tmp_path: Path) -> None:
+    file = scratch.path / "f"
+    file.write_bytes(bytes(4096))
+    captured, ops = recorded(tmp_path, RING, file, "opens")
+    assert rows(ops, file) == [("truncate", 0, 0, 0)]
+    assert rows(ops, Path(f"{file}.new")) == []
+    assert (lost(captured), captured.status) == ({}, Status.OK)
+
+
+def test_an_open_by_io_uring_without_a_descriptor_is_counted(tmp_path: Path) -> None:
+    with loop_scratch("xfs", 320 << 20, default_directory()) as scratch:
+        captured, _ = recorded(tmp_path, RING, scratch.path / "f", "opens", "slot")
+    assert (lost(captured), captured.status) == ({"file not known": 1}, Status.INCONCLUSIVE)
+
+
+def test_splicing_by_io_uring(scratch: Scratch, tmp_path: Path) -> None:
+    file = scratch.path / "f"
+    file.write_bytes(bytes(4096))
+    captured, ops = recorded(tmp_path, RING, file, "splices")
+    assert rows(ops, file) == [("buffered_write", 4096, 64, 64)]
+    assert (lost(captured), captured.status) == ({}, Status.OK)
+    captured, _ = recorded(tmp_path, RING, file, "splices-direct")
+    assert (lost(captured), captured.status) == ({"begin not seen": 1}, Status.INCONCLUSIVE)
