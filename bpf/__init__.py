@@ -22,6 +22,7 @@ PROGRAM = (
     "applied.c",
     "direct_write.c",
     "copies.c",
+    "mappings.c",
     "io_uring.c",
     "syscalls.c",
     "select.c",

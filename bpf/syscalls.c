@@ -62,6 +62,9 @@ int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 	case NR_truncate:
 		path_enter(OP_PATH, SYSCALL_ARG(regs, 1));
 		return 0;
+	case NR_mmap:
+		map_enter(SYSCALL_ARG(regs, 2), SYSCALL_ARG(regs, 3), SYSCALL_ARG(regs, 4));
+		return 0;
 	case NR_fallocate:
 		kind = OP_FALLOCATE;
 		break;

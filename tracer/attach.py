@@ -147,6 +147,10 @@ class Probes:
             found[dev, int(key.ino)] = ("/".join(parts), bool(leaf.whole))
         return found
 
+    def mapped(self) -> dict[tuple[int, int], int]:
+        """(st_dev, inode) -> how often a file of those recorded was seen to be mapped so that stores change it."""
+        return {(int(key.dev), int(key.ino)): int(leaf.value) for key, leaf in self._program[b"mapped"].items()}
+
     def inflight(self) -> Operations:
         """OPERATION rows of what has begun on a watched inode and not ended, as of now."""
         rows = b"".join(
@@ -245,6 +249,7 @@ def attach(
                 _attach_processes(probes, info)
             _attach_extra(probes, info)
             _attach_truncate(probes, info, plan)
+            _attach_faults(probes, info)
             _attach_uring(probes, info)
             _attach_fallocate(probes, plan)
             _attach_direct(probes, plan)
@@ -287,6 +292,15 @@ def _attach_truncate(probes: Probes, info: btf.Btf, plan: Plan) -> None:
         table[ctypes.c_int(slot)] = ctypes.c_uint64(magic)
     if tells:
         probes.mechanisms["truncate(2)"] = ", ".join(tells.values())
+
+
+def _attach_faults(probes: Probes, info: btf.Btf) -> None:
+    """Without it only mmap(2) tells that somebody can change a file by storing into memory."""
+    for name, arguments in hooks.XFS_FAULTS.items():
+        if hooks.fits(info, name, arguments) and info.offset("xfs_inode.i_vnode") is not None:
+            if probes._raw(name) is None:
+                probes.mechanisms[name] = "raw tracepoint"
+            return
 
 
 def _attach_processes(probes: Probes, info: btf.Btf) -> None:

@@ -42,14 +42,14 @@ class Mechanism(enum.StrEnum):
 
 _SYSCALLS = (
     *("write", "writev", "pwrite64", "pwritev", "pwritev2"),
-    *("copy_file_range", "sendfile", "splice", "ioctl", "truncate", "open_by_handle_at"),
+    *("copy_file_range", "sendfile", "splice", "ioctl", "truncate", "open_by_handle_at", "mmap"),
     *("ftruncate", "fallocate", "io_submit", "io_uring_enter", "open", "openat", "openat2", "creat"),
 )
 _CALLBACKS = ("aio_complete_rw", "io_complete_rw", "io_complete_rw_iopoll")
 _MACHINES: dict[str, tuple[tuple[int, ...], dict[str, str]]] = {
     # Numbers of _SYSCALLS; where pt_regs has a system call's and a function's arguments, and its result.
     "x86_64": (
-        (1, 20, 18, 296, 328, 326, 40, 275, 16, 76, 304, 77, 285, 209, 426, 2, 257, 437, 85),
+        (1, 20, 18, 296, 328, 326, 40, 275, 16, 76, 304, 9, 77, 285, 209, 426, 2, 257, 437, 85),
         {"arg": "di si dx r10 r8", "carg": "di si dx cx", "ret": "ax", "nr": "orig_ax"},
     ),
 }
@@ -102,6 +102,8 @@ EXT4_SIZE = {"ext4_truncate_enter": ("inode",), "ext4_mark_inode_dirty": ("inode
 
 Without them, and without kprobes, that is not known, and counted when it happens.
 """
+XFS_FAULTS = {"xfs_write_fault": ("xfs_inode", ""), "xfs_filemap_fault": ("xfs_inode", "", "")}
+"""Raw tracepoint of a store to a page of a file that is mapped, by the name that it has since v6.13, and before."""
 XFS_MAGIC, EXT4_MAGIC, TELLS_ALL = 0x58465342, 0xEF53, 1
 """Of linux/magic.h; in place of one, for all of them (bpf/eofrace.h)."""
 PROCESSES = {
@@ -285,6 +287,7 @@ def macros(info: btf.Btf, chosen: Plan, selection: Selection, *, ring_bytes: int
         "BY_FUNCTION": int(chosen.direct is not Mechanism.TRACEPOINT),
         "FALLOCATE_BY_FUNCTION": int(chosen.forced and chosen.fallocate is not Mechanism.TRACEPOINT),
         "URING_CQE": int((info.tracepoint("io_uring_complete") or ())[2:3] == ("io_uring_cqe",)),
+        "XFS_WRITE_FAULT": int(info.tracepoint("xfs_write_fault") is not None),
         "BY_FILE": int(selection.by_file),
         "BY_PROCESS": int(selection.by_process),
         "OPEN_O_DIRECT": os.O_DIRECT,

@@ -13,7 +13,7 @@ from pathlib import Path
 from tracer import attach, interrupts, trace
 from tracer.analysis.hazards import Analysis, analyse
 from tracer.attach import Probes
-from tracer.capture import processes
+from tracer.capture import mappings, processes
 from tracer.capture.parts import PART_OPERATIONS, Directory, Memory
 from tracer.capture.paths import Paths
 from tracer.capture.result import Captured, Totals
@@ -103,6 +103,8 @@ class _Capture:
         self._directory: Directory | None = None
         if options.output is not None and options.rotates:
             self._directory = Directory(options.output, options.part_operations, self._meta)
+        self._mapped: set[tuple[int, int]] = set()
+        """Files that can be changed by storing into memory."""
         self._started = time.monotonic()
         self._looked = 0.0
         self._processes = 1
@@ -120,6 +122,8 @@ class _Capture:
                 processes.follow_with_children(self._probes, pid)
             for name in options.comms:
                 processes.follow_named(self._probes, name)
+            followed = self._probes.followed() if options.selection.by_process else mappings.everybody()
+            self._mapped = mappings.shared(followed)
             attached_after = _age()
             command = stack.enter_context(processes.command(self._probes, options.command)) if options.command else None
             while (why := self._over(stopped, command)) is None:
@@ -133,6 +137,7 @@ class _Capture:
                 if left:
                     self._gaps["processes"] = f"{left} of the command's processes went on when it had ended"
             self._take(final=True)
+            self._note_mappings()
             if self._memory.full:
                 self._gaps["the rest of the recording"] = f"of more than {MAX_KEPT:,} operations the first were kept"
         written = self._write()
@@ -185,6 +190,20 @@ class _Capture:
             self._processes = processes.sweep(self._probes)
         if not self._options.files:
             self._paths.learn(self._probes.names())
+
+    def _note_mappings(self) -> None:
+        """A file that is only mapped is not judged. One that is written to as well may be changed unseen."""
+        before = {
+            file for file in self._mapped if self._options.files or self._paths.kind(file[0]) not in mappings.MEMORY
+        }
+        found = (before | self._probes.mapped().keys()) & self._totals.files.keys()
+        if found:
+            first = min(found)
+            path = self._paths.get(*first) or f"inode {first[1]}"
+            more = f", and {len(found) - 1} more files," if len(found) > 1 else ""
+            self._gaps["stores to shared mappings"] = (
+                f"{printable(path)}{more} could be changed by them, and nobody tells when that happens"
+            )
 
     def _write(self) -> Path | None:
         if self._directory is not None:

@@ -146,8 +146,8 @@ QUIET: tuple[Op, int, int, int, int, dict[str, Any]] = (Op.AIO_WRITE, 1, 2, 0, 5
         ({}, "confirmed", None),
         ({"dropped": 2}, "inconclusive", "2 records were dropped"),
         ({"unfinished": 3}, "inconclusive", "3 operations were still in flight"),
-        ({"gaps": {"fallocate": "no symbol"}}, "inconclusive", "not attached: fallocate"),
-        ({"gaps": {"kprobe:something": "no symbol"}}, "inconclusive", "not attached: kprobe:something"),
+        ({"gaps": {"fallocate": "no symbol"}}, "inconclusive", "not seen: fallocate"),
+        ({"gaps": {"kprobe:something": "no symbol"}}, "inconclusive", "not seen: kprobe:something"),
         ({"gaps": {"truncate": "no symbol", "xfs_setattr": "no symbol"}}, "confirmed", None),
     ],
 )

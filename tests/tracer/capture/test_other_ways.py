@@ -1,7 +1,9 @@
 """What changes a file without write(2) and its kin: recorded, or at least counted, so that no verdict rests on it."""
 
 import errno
+import mmap
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tracer import trace
+from tracer.analysis.hazards import Verdict, analyse
 from tracer.capture.result import Captured
 from tracer.capture.run import Options, capture
 from tracer.errors import Status
@@ -186,3 +189,96 @@ def test_splicing_by_io_uring(scratch: Scratch, tmp_path: Path) -> None:
     assert (lost(captured), captured.status) == ({}, Status.OK)
     captured, _ = recorded(tmp_path, RING, file, "splices-direct")
     assert (lost(captured), captured.status) == ({"begin not seen": 1}, Status.INCONCLUSIVE)
+
+
+MAPPED = """
+import mmap, os, sys
+file = os.open(sys.argv[1], os.O_RDWR)
+os.pwrite(os.open(sys.argv[2], os.O_RDWR), b"x", 0)
+flags, protection = int(sys.argv[3]), int(sys.argv[4])
+memory = mmap.mmap(file, 4096, flags=flags, prot=protection)
+if protection & mmap.PROT_WRITE:
+    memory[0] = 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("flags", "protection", "written", "seen"),
+    [
+        (mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, True, True),
+        (mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, False, False),  # another file is
+        (mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE, True, False),
+        (mmap.MAP_SHARED, mmap.PROT_READ, True, False),
+    ],
+)
+def test_a_file_that_is_written_to_and_mapped(
+    scratch: Scratch, tmp_path: Path, flags: int, protection: int, written: bool, seen: bool
+) -> None:
+    file, other = scratch.path / "f", scratch.path / "other"
+    for path in (file, other):
+        path.write_bytes(bytes(4096))
+    captured, _ = recorded(tmp_path, MAPPED, file, file if written else other, flags, protection)
+    if seen:
+        assert captured.gaps["stores to shared mappings"].startswith("/f")
+        assert captured.status is Status.INCONCLUSIVE
+        kept = trace.read(tmp_path / "out.parquet")
+        assert analyse(kept.ops, kept.meta).verdict is Verdict.INCONCLUSIVE
+    else:
+        assert "stores to shared mappings" not in captured.gaps
+        assert captured.status is Status.OK
+
+
+def test_memory_is_there_to_be_mapped(tmp_path: Path) -> None:
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+        os.truncate(file.name, 4096)
+        words = (file.name, file.name, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        captured, _ = recorded(tmp_path, MAPPED, *words)
+        assert captured.status is Status.OK
+        captured, _ = recorded(tmp_path, MAPPED, *words, files=(Path(file.name),))
+        assert captured.status is Status.INCONCLUSIVE
+
+
+BEFORE = """
+import ctypes, mmap, os, sys, time
+file = os.open(sys.argv[1], os.O_RDWR)
+shared = sys.argv[2] != "private"
+protection = mmap.PROT_READ | (0 if sys.argv[2] == "protected" else mmap.PROT_WRITE)
+memory = mmap.mmap(file, 4096, flags=mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE, prot=protection)
+print("ready", flush=True)
+sys.stdin.readline()
+if sys.argv[2] == "protected":
+    libc = ctypes.CDLL(None)
+    libc.mmap.restype = ctypes.c_void_p
+    address = libc.mmap(None, ctypes.c_size_t(4096), 1, mmap.MAP_SHARED, file, ctypes.c_long(0))
+    assert libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(4096), 3) == 0
+    ctypes.memset(address, 1, 1)
+os.pwrite(file, b"x", 0)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize(("kind", "seen"), [("shared", True), ("private", False), ("protected", True)])
+@pytest.mark.parametrize("by", ["process", "file"])
+def test_a_mapping_from_before(kind: str, by: str, seen: bool, tmp_path: Path) -> None:
+    with loop_scratch("xfs", 320 << 20, default_directory()) as scratch:
+        file = scratch.path / "f"
+        file.write_bytes(bytes(4096))
+        words = [sys.executable, "-c", BEFORE, str(file), kind]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            stdin, stdout = process.stdin, process.stdout
+            assert stdin is not None
+            assert stdout is not None
+            stdout.readline()
+            begun: list[float] = []
+
+            def act(_totals: object, _seconds: float) -> None:
+                if not begun:
+                    begun.append(0)
+                    os.write(stdin.fileno(), b"now\n")
+
+            selected = {"pids": (process.pid,)} if by == "process" else {"files": (file,)}
+            captured = capture(Options(seconds=1, **selected), act)
+            os.write(stdin.fileno(), b"end\n")
+    assert captured.totals.operations == 1
+    assert captured.status is (Status.INCONCLUSIVE if seen else Status.OK)
+    assert ("stores to shared mappings" in captured.gaps) is seen
