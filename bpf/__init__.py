@@ -20,6 +20,7 @@ PROGRAM = (
     "fallocate.c",
     "truncate.c",
     "applied.c",
+    "place.c",
     "direct_write.c",
     "copies.c",
     "mappings.c",

@@ -386,13 +386,13 @@ static inline void submit_exit(s64 submitted)
 }
 
 /* write(2) and its kin. offset -1: the file's position. length 0: an iovec, known at the end. */
-static inline void write_enter(struct call *call, u64 file, s64 offset, u64 length)
+static inline void write_enter(struct call *call, u64 file, s64 offset, u64 length, u32 rwf)
 {
-	u32 flags = FIELD(u32, file, OFF_file_f_flags);
-
-	if (!(flags & O_DIRECT_BIT))
+	if (!(FIELD(u32, file, OFF_file_f_flags) & O_DIRECT_BIT))
 		call->op.op = OP_BUFFERED_WRITE;
-	if (flags & O_APPEND_BIT)
+	call->file = file;
+	call->place = place_of(file, rwf, offset);
+	if (call->place & PLACE_END)
 		offset = call->op.size_begin;
 	else if (offset < 0)
 		offset = FIELD(s64, file, OFF_file_f_pos);

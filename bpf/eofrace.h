@@ -63,8 +63,10 @@ struct call {
 	u64 kiocb;		/* address of the struct kiocb begun in it; 0: none */
 	u64 kiocb_seq;		/* its seq_begin */
 	u64 dentry;		/* address of struct dentry; 0: the file's name is known */
+	u64 file;		/* of a write: address of struct file */
 	u8 kind;		/* OP_FALLOCATE, OP_TRUNCATE, OP_OPEN, OP_PATH; OP_DIRECT_WRITE: any write */
 	u8 copies;		/* COPY_*: what it writes comes from another file */
+	u8 place;		/* PLACE_*: what is yet to be known of its offset */
 	u8 by_function;		/* 1: begun by fallocate_function.c */
 	u8 space;		/* 1: XFS has begun to allocate or free blocks for it */
 	u8 sizing;		/* 1: XFS has begun to set the size for it */
@@ -103,6 +105,7 @@ struct uring {
 	struct operation op;
 	u64 inode;		/* address of struct inode; 0: a registered file, known at the end */
 	u8 copies;		/* COPY_* */
+	u8 place;		/* 1: what it splices goes to the open file's position */
 	u8 slot;		/* 1: the file it opens gets no descriptor */
 };
 
@@ -134,6 +137,7 @@ enum drop {
 	DROP_BYPASS,		/* an asynchronous write that did not pass through iomap */
 	DROP_WAITS,		/* an io_uring request that others had to end before: its begin is not seen */
 	DROP_FILE,		/* a truncation of nobody knows which file */
+	DROP_PLACE,		/* a write to nobody knows where in its file */
 	DROP_KINDS,
 };
 

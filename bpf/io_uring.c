@@ -120,7 +120,8 @@ static inline int uring_begin(u64 req)
 		uring.op.offset = FIELD(s64, cmd, OFF_io_splice_off_out);
 		uring.op.length = FIELD(u64, cmd, OFF_io_splice_len);
 		uring.copies = COPY_BYTES;
-		if (uring.op.offset < 0 && file)
+		uring.place = uring.op.offset < 0;
+		if (uring.place && file)
 			uring.op.offset = FIELD(s64, file, OFF_file_f_pos);
 	} else {
 		uring_write_begin(&uring.op, req, file, opcode);
@@ -199,12 +200,17 @@ int on_io_uring_complete(struct bpf_raw_tracepoint_args *ctx)
 		goto out;
 	if (uring->copies) {
 		copied(&uring->op, uring->copies, &result);
+		if (uring->place && result > 0 && FIELD(s64, file, OFF_file_f_pos) != uring->op.offset + result) {
+			count_drop(DROP_PLACE);
+			goto out;
+		}
 	} else if (uring->op.op == OP_BUFFERED_WRITE || uring->op.op == OP_URING_WRITE) {
 		uring->op.op = uring_write_kind(file);
 		if (!uring->op.length && result > 0)
 			uring->op.length = result;
-		if (uring->op.offset < 0)
-			uring->op.offset = 0;	/* the position of a registered file: not known */
+		/* It was written from here on, whatever the size and the position were when it began. */
+		if (result > 0)
+			uring->op.offset = FIELD(s64, kiocb, OFF_kiocb_ki_pos) - result;
 	}
 	/* The completion may be told long after the fallocate: the size that it left is another one's by now. */
 	finish(&uring->op, uring->op.op == OP_FALLOCATE ? 0 : uring->inode, result);

@@ -8,7 +8,7 @@
  * What several of them share is called once: it is inlined wherever it is called, and
  * the compiler needs its time for every copy.
  */
-static inline void call_enter(u64 regs, u32 fd, u8 kind, u8 copies, s64 offset, u64 length)
+static inline void call_enter(u64 regs, u32 fd, u8 kind, u8 copies, s64 offset, u64 length, u32 rwf)
 {
 	u64 file = file_of(fd);
 	struct call call = {};
@@ -24,7 +24,7 @@ static inline void call_enter(u64 regs, u32 fd, u8 kind, u8 copies, s64 offset, 
 	else if (kind == OP_TRUNCATE)
 		truncate_enter(&call, regs);
 	else
-		write_enter(&call, file, offset, length);
+		write_enter(&call, file, offset, length, rwf);
 	call.copies = copies;
 	enter_call(&call);
 }
@@ -37,6 +37,7 @@ int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 	u64 length = 0;
 	u32 fd = SYSCALL_ARG(regs, 0);
 	u8 copies = 0;
+	u32 rwf = 0;
 
 	switch (ctx->args[1]) {
 	case NR_io_submit:
@@ -80,8 +81,11 @@ int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 		length = SYSCALL_ARG(regs, 2);
 		offset = SYSCALL_ARG(regs, 3);
 		break;
-	case NR_pwritev:
 	case NR_pwritev2:
+		rwf = SYSCALL_ARG(regs, 5);
+		offset = SYSCALL_ARG(regs, 3);
+		break;
+	case NR_pwritev:
 		offset = SYSCALL_ARG(regs, 3);
 		break;
 	case NR_copy_file_range:
@@ -103,7 +107,7 @@ int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 	default:
 		return 0;
 	}
-	call_enter(regs, fd, kind, copies, offset, length);
+	call_enter(regs, fd, kind, copies, offset, length, rwf);
 	return 0;
 }
 
@@ -127,6 +131,10 @@ static inline void call_exit(s64 result)
 			copied(&call->op, call->copies, &result);
 		} else if (call->kind == OP_DIRECT_WRITE && !call->op.length && result > 0) {
 			call->op.length = result;
+		}
+		if (result > 0 && !is_placed(call, result)) {
+			count_drop(DROP_PLACE);
+			ended = 0;
 		}
 	} else {
 		end_failed(call->kiocb, call->kiocb_seq, result);

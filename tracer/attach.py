@@ -41,7 +41,7 @@ NAME_BYTES = 64
 
 DROP_KINDS = (
     *("ring full", "map full", "end not seen", "not through iomap", "begin not seen"),
-    "file not known",
+    *("file not known", "place not known"),
 )
 """Why an operation was lost, in the order of enum drop in bpf/eofrace.h."""
 
@@ -250,6 +250,7 @@ def attach(
             _attach_extra(probes, info)
             _attach_truncate(probes, info, plan)
             _attach_faults(probes, info)
+            _attach_places(probes, info)
             _attach_uring(probes, info)
             _attach_fallocate(probes, plan)
             _attach_direct(probes, plan)
@@ -301,6 +302,14 @@ def _attach_faults(probes: Probes, info: btf.Btf) -> None:
             if probes._raw(name) is None:
                 probes.mechanisms[name] = "raw tracepoint"
             return
+
+
+def _attach_places(probes: Probes, info: btf.Btf) -> None:
+    """Where a write goes that its call does not say."""
+    for name, (arguments, program) in hooks.PLACES.items():
+        known = btf.module("ext4", info) if name.startswith("ext4") else info
+        if hooks.fits(known, name, arguments) and probes._raw(name, program) is None:
+            probes.mechanisms[name] = "raw tracepoint"
 
 
 def _attach_processes(probes: Probes, info: btf.Btf) -> None:

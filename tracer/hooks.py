@@ -50,7 +50,7 @@ _MACHINES: dict[str, tuple[tuple[int, ...], dict[str, str]]] = {
     # Numbers of _SYSCALLS; where pt_regs has a system call's and a function's arguments, and its result.
     "x86_64": (
         (1, 20, 18, 296, 328, 326, 40, 275, 16, 76, 304, 9, 77, 285, 209, 426, 2, 257, 437, 85),
-        {"arg": "di si dx r10 r8", "carg": "di si dx cx", "ret": "ax", "nr": "orig_ax"},
+        {"arg": "di si dx r10 r8 r9", "carg": "di si dx cx", "ret": "ax", "nr": "orig_ax"},
     ),
 }
 
@@ -60,6 +60,7 @@ _MEMBERS = (
     *("inode.i_count", "inode.i_dentry.first"),
     *("task_struct.files", "files_struct.fdt", "fdtable.fd", "fdtable.max_fds"),
     *("task_struct.tgid", "task_struct.signal", "task_struct.thread_info.status", "signal_struct.live"),
+    "files_struct.count",
     *("file.f_path.dentry", "dentry.d_parent", "dentry.d_name.name", "dentry.d_inode"),
     *("kiocb.ki_filp", "kiocb.ki_pos", "kiocb.ki_flags", "kiocb.ki_complete"),
     *("iov_iter.count", "iov_iter.data_source"),
@@ -101,6 +102,15 @@ EXT4_SIZE = {"ext4_truncate_enter": ("inode",), "ext4_mark_inode_dirty": ("inode
 """Raw tracepoints of ext4_setattr(): one of them tells of which file a truncate(2) sets the size.
 
 Without them, and without kprobes, that is not known, and counted when it happens.
+"""
+PLACES = {
+    "xfs_file_buffered_write": (("kiocb", "iov_iter"), "on_xfs_file_buffered_write"),
+    "ext4_da_write_begin": (("inode", "", ""), "on_ext4_write_begin"),
+    "ext4_write_begin": (("inode", "", ""), "on_ext4_write_begin"),
+}
+"""Raw tracepoint: its arguments, and the program that learns from it where a buffered write goes.
+
+Without them that is not known of writes that append to a file, or share a position, at once, and counted.
 """
 XFS_FAULTS = {"xfs_write_fault": ("xfs_inode", ""), "xfs_filemap_fault": ("xfs_inode", "", "")}
 """Raw tracepoint of a store to a page of a file that is mapped, by the name that it has since v6.13, and before."""
@@ -280,6 +290,10 @@ def macros(info: btf.Btf, chosen: Plan, selection: Selection, *, ring_bytes: int
             values[f"OFF_pt_regs_{macro}{i if macro.endswith('arg') else ''}"] = place
     values |= {f"NR_{name}": number for name, number in zip(_SYSCALLS, numbers, strict=True)}
     values |= {f"SYM_{name}": address for name, address in _addresses(_CALLBACKS).items()}
+    # file_ref_t counts from 0 for the first reference (90ee6ed776c0, v6.13).
+    counted_from_1 = info.offset("file.f_ref.refcnt") is None
+    refs = "file.f_count" if counted_from_1 else "file.f_ref.refcnt"
+    values |= {"OFF_file_refs": btf.offsets(info, [refs])[refs], "FILE_ONE_REF": int(counted_from_1)}
     values["RING_PAGES"] = ring_bytes // mmap.PAGESIZE
     return values | {
         "PAGE_SIZE": mmap.PAGESIZE,

@@ -6,6 +6,7 @@
     python tests/tracer/capture/ring.py FILE nowait    a write that would have to wait, and is given up
     python tests/tracer/capture/ring.py FILE opens     opens that truncate FILE, and make another one
     python tests/tracer/capture/ring.py FILE opens x   the same, and one that gets no descriptor
+    python tests/tracer/capture/ring.py FILE appends   six writes of 1000 bytes to the end, two at a time
     python tests/tracer/capture/ring.py FILE splices   64 bytes from a pipe to FILE; splices-direct: with O_DIRECT
 
 Prints one JSON object: the results by user_data, in the order in which they were asked for.
@@ -159,6 +160,15 @@ def special(path: str, what: str) -> dict[int, int]:
         }
         if len(sys.argv) > 3:
             done[4] = ring.run(OPENAT, _AT_FDCWD, 0, ctypes.addressof(old), 0o600, 4, other=1, **how)
+        return done
+    if what == "appends":
+        end = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        ring.register(_REGISTER_FILES, (ctypes.c_int * 1)(end), 1)
+        done = {}
+        for number, (fd, flags) in enumerate([(end, 0), (0, FIXED_FILE), (end, ASYNC)]):
+            ring.queue(WRITE, fd, 0, address, 1000, 2 * number + 1, flags=flags)
+            ring.queue(WRITE, fd, 2**64 - 1, address, 1000, 2 * number + 2, flags=flags)
+            done |= dict(ring.submit(2))
         return done
     if what.startswith("splices"):
         source, sink = os.pipe()
