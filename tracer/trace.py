@@ -43,8 +43,8 @@ __all__ = [
 MAX_OPERATIONS = 50_000_000
 """Operations in a trace that is still read: 7 GB in memory."""
 
-ROW_GROUP = 1 << 20
-"""Operations in a row group, the unit in which a trace is written and read."""
+ROW_GROUP = 1 << 16
+"""Operations in a row group, the unit in which a trace is written and read: some 20 MB in memory on the way."""
 
 MAX_ROW = 1024
 """Bytes of one operation when unpacked, on average; 170 is usual."""
@@ -108,6 +108,9 @@ COLUMNS: tuple[tuple[str, Any], ...] = (
 )
 """Name and Arrow type of every column, in the file's order."""
 
+_RISING = ("seq_begin", "seq_end", "t_begin", "t_end", "t_applied")
+"""Columns whose values are near to those of the row before: differences take half the room, and a third of the time."""
+
 _LATER = ("size_applied",)
 """Columns that traces of the same schema did not have once: read as null where they are not there."""
 
@@ -148,7 +151,14 @@ def write(target: str | Path | BinaryIO, ops: Operations, meta: TraceMeta) -> No
         # Never a name for Arrow: it would take "s3://..." for a URI.
         sink = stack.enter_context(atomic_output(target)) if isinstance(target, str | Path) else target
         # Checksums: a flipped bit must read as damage, not as another operation.
-        writer = pq.ParquetWriter(sink, schema, compression="zstd", write_page_checksum=True)
+        writer = pq.ParquetWriter(
+            sink,
+            schema,
+            compression="zstd",
+            write_page_checksum=True,
+            use_dictionary=[name for name, _ in COLUMNS if name not in _RISING],
+            column_encoding=dict.fromkeys(_RISING, "DELTA_BINARY_PACKED"),
+        )
         stack.enter_context(writer)
         for low in range(0, len(ops), ROW_GROUP):
             writer.write_table(_table(ops[order[low : low + ROW_GROUP]], schema))

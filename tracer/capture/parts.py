@@ -54,27 +54,27 @@ class Directory:
         self._parts = 0  # written
         self._size = size
         self._meta = meta
-        self._chunks: list[Operations] = []
-        self._waiting = 0
+        self._ops = np.empty(size, OPERATION)  # of which the first `_count` wait to be written
+        self._count = 0
         self._dropped = 0
 
     def add(self, ops: Operations, dropped: int) -> None:
         """Keep what ended since the last time, and write it when it is enough. Raises OSError, UnsupportedError."""
-        self._waiting += len(ops)
         self._dropped += dropped
-        if len(ops):
-            self._chunks.append(ops)
-        while self._waiting >= self._size:
-            waiting = np.concatenate(self._chunks)
-            self._chunks, self._waiting = [waiting[self._size :]], self._waiting - self._size
-            self._write(waiting[: self._size], last=False)
+        while len(ops):
+            fitting = ops[: self._size - self._count]
+            self._ops[self._count : self._count + len(fitting)] = fitting
+            self._count += len(fitting)
+            ops = ops[len(fitting) :]
+            if self._count == self._size:
+                self._write(last=False)
 
     def close(self) -> None:
         """Write the last part."""
-        self._write(np.concatenate(self._chunks) if self._chunks else np.empty(0, OPERATION), last=True)
-        self._chunks = []
+        self._write(last=True)
 
-    def _write(self, ops: Operations, *, last: bool) -> None:
+    def _write(self, *, last: bool) -> None:
+        ops, self._count = self._ops[: self._count], 0
         self._parts += 1
         path = self.path / f"part-{self._parts:06d}.parquet"
         unfinished = int(np.count_nonzero(ops["seq_end"] == 0))
