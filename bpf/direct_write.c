@@ -192,7 +192,7 @@ static inline void begin_write(u64 kiocb, u64 iter)
 	w.inode = FIELD(u64, file, OFF_file_f_inode);
 	if (!identify(&w.op, w.inode))
 		return;
-	note_name(file);
+	note_name(&w.op, file);
 	offset = FIELD(s64, kiocb, OFF_kiocb_ki_pos);
 
 	old = writes.lookup(&kiocb);

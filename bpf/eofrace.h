@@ -97,7 +97,7 @@ struct write {
 
 struct inode_key {
 	u64 ino;
-	u64 dev;		/* kernel's dev_t of the super block */
+	u64 dev;		/* kernel's dev_t: of the super block, on btrfs of the subvolume */
 };
 
 /* An io_uring request between submission and completion that has not come to iomap. */
@@ -169,14 +169,23 @@ BPF_HASH(comms, struct comm, u8, 64);			/* name under which an exec is traced ->
 #define NAME_PARTS	12
 #define NAME_BYTES	64
 
+/* A file, not another one that has its inode number later. */
+struct name_key {
+	u64 ino;
+	u64 dev;		/* st_dev */
+	u64 generation;		/* inode.i_generation */
+};
+
 /* The way of a file up to the root of its file system, as the operation found it that came first. */
 struct name {
+	s64 when;		/* ns */
+	u32 dev;		/* kernel's dev_t of the super block: what is mounted */
 	u32 parts;
 	u32 whole;		/* 1: up to the root */
 	u8 text[NAME_PARTS * NAME_BYTES];	/* of NAME_BYTES each, the file's own name first; cut off if longer */
 };
 
-BPF_TABLE("lru_hash", struct inode_key, struct name, names, 4096);
+BPF_TABLE("lru_hash", struct name_key, struct name, names, 4096);
 BPF_PERCPU_ARRAY(new_name, struct name, 1);
 #endif
 
@@ -238,12 +247,21 @@ static inline s64 inode_size(u64 inode)
 	return FIELD(s64, inode, OFF_inode_i_size);
 }
 
-static inline struct inode_key key_of(u64 inode)
+#define BTRFS_SUPER_MAGIC	0x9123683e	/* linux/magic.h */
+
+/*
+ * Every btrfs subvolume counts its inodes from 257 on, and has a device of its own for
+ * stat(2): btrfs_getattr().
+ */
+static inline struct inode_key key_of(u64 inode, u64 sb, u64 magic)
 {
 	struct inode_key key = {};
 
 	key.ino = FIELD(u64, inode, OFF_inode_i_ino);
-	key.dev = FIELD(u32, FIELD(u64, inode, OFF_inode_i_sb), OFF_super_block_s_dev);
+	if (HAS_BTRFS && magic == BTRFS_SUPER_MAGIC)
+		key.dev = FIELD(u32, FIELD(u64, inode - OFF_btrfs_inode_vfs_inode, OFF_btrfs_inode_root), OFF_btrfs_root_anon_dev);
+	else
+		key.dev = FIELD(u32, sb, OFF_super_block_s_dev);
 	return key;
 }
 
@@ -270,7 +288,7 @@ static inline int is_pseudo(u64 magic)
 	return 0;
 }
 
-/* What stat(2) would say of a super block's dev_t: new_encode_dev(). */
+/* What stat(2) would say of a dev_t: new_encode_dev(). */
 static inline u64 encoded_dev(u64 dev)
 {
 	u64 minor = dev & 0xfffff;
@@ -278,11 +296,9 @@ static inline u64 encoded_dev(u64 dev)
 	return (minor & 0xff) | (dev >> 20) << 8 | (minor & ~0xffULL) << 12;
 }
 
-static inline int is_data_file(u64 inode)
+static inline int is_data_file(u64 inode, u64 magic)
 {
-	if ((FIELD(u16, inode, OFF_inode_i_mode) & S_IFMT) != S_IFREG)
-		return 0;
-	return !is_pseudo(FIELD(u64, FIELD(u64, inode, OFF_inode_i_sb), OFF_super_block_s_magic));
+	return (FIELD(u16, inode, OFF_inode_i_mode) & S_IFMT) == S_IFREG && !is_pseudo(magic);
 }
 #endif
 
@@ -301,19 +317,23 @@ static inline int is_selected(void)
 static inline int identify_inode(struct operation *op, u64 inode)
 {
 	struct inode_key key;
+	u64 sb, magic;
 
 	if (!inode)
 		return 0;
-	key = key_of(inode);
+	sb = FIELD(u64, inode, OFF_inode_i_sb);
+	magic = FIELD(u64, sb, OFF_super_block_s_magic);
 #if BY_FILE
+	key = key_of(inode, sb, magic);
 	u64 *dev = watched.lookup(&key);
 
 	if (!dev)
 		return 0;
 	op->dev = *dev;
 #else
-	if (!is_data_file(inode))
+	if (!is_data_file(inode, magic))
 		return 0;
+	key = key_of(inode, sb, magic);
 	op->dev = encoded_dev(key.dev);
 #endif
 	op->ino = key.ino;
@@ -327,20 +347,25 @@ static inline int identify(struct operation *op, u64 inode)
 }
 
 /* Keep the path of a file when it is first met: once the process is gone, nobody can tell it. */
-static inline void note_dentry(u64 inode, u64 dentry)
+static inline void note_dentry(struct operation *op, u64 inode, u64 dentry)
 {
 #if !BY_FILE
-	struct inode_key key = key_of(inode);
+	struct name_key key = {};
 	struct name *name;
 	u64 parent;
 	int zero = 0;
 	int i;
 
+	key.ino = op->ino;
+	key.dev = op->dev;
+	key.generation = FIELD(u32, inode, OFF_inode_i_generation);
 	if (names.lookup(&key))
 		return;
 	name = new_name.lookup(&zero);
 	if (!name)
 		return;
+	name->when = bpf_ktime_get_ns();
+	name->dev = FIELD(u32, FIELD(u64, inode, OFF_inode_i_sb), OFF_super_block_s_dev);
 	name->parts = 0;
 	name->whole = 0;
 	for (i = 0; i < NAME_PARTS; i++) {
@@ -357,9 +382,9 @@ static inline void note_dentry(u64 inode, u64 dentry)
 #endif
 }
 
-static inline void note_name(u64 file)
+static inline void note_name(struct operation *op, u64 file)
 {
-	note_dentry(FIELD(u64, file, OFF_file_f_inode), FIELD(u64, file, OFF_file_f_path_dentry));
+	note_dentry(op, FIELD(u64, file, OFF_file_f_inode), FIELD(u64, file, OFF_file_f_path_dentry));
 }
 
 /* Whether the system call is one of a 32-bit process, with numbers and arguments of its own. */
@@ -425,7 +450,7 @@ static inline int begin_on_file(struct call *call, u64 file, u8 kind)
 	call->inode = file ? FIELD(u64, file, OFF_file_f_inode) : 0;
 	if (!identify(&call->op, call->inode))
 		return -1;
-	note_name(file);
+	note_name(&call->op, file);
 	begin_now(&call->op);
 	call->op.seq_begin = take_numbers(1);
 	call->op.op = kind;

@@ -29,8 +29,8 @@ static inline int tells_whose_size(u64 inode)
 
 /*
  * Watch the file that this call names, if the thread asked for that. The kernel
- * looks up its own names for the file, which stat(2) does not always tell: a
- * btrfs subvolume has a st_dev of its own (btrfs_getattr()).
+ * looks up its own names for the file, which stat(2) does not always tell: overlayfs
+ * may have that of the file below.
  */
 static inline int learn(u64 file)
 {
@@ -39,13 +39,14 @@ static inline int learn(u64 file)
 	struct inode_key key;
 	int zero = 0;
 	u8 one = 1;
-	u64 inode;
+	u64 inode, sb;
 
 	if (!dev)
 		return 0;
 	if (file) {
 		inode = FIELD(u64, file, OFF_file_f_inode);
-		key = key_of(inode);
+		sb = FIELD(u64, inode, OFF_inode_i_sb);
+		key = key_of(inode, sb, FIELD(u64, sb, OFF_super_block_s_magic));
 		watched.update(&key, dev);
 		if (!tells_whose_size(inode))
 			untold.update(&zero, &one);

@@ -85,7 +85,7 @@ static inline int uring_begin(u64 req)
 		uring.inode = FIELD(u64, file, OFF_file_f_inode);
 		if (!identify_inode(&uring.op, uring.inode))
 			return 0;
-		note_name(file);
+		note_name(&uring.op, file);
 	}
 	direct = file && uring_write_kind(file) == OP_URING_WRITE && opcode != IORING_OP_FALLOCATE && opcode != IORING_OP_FTRUNCATE;
 	/*
@@ -195,7 +195,7 @@ int on_io_uring_complete(struct bpf_raw_tracepoint_args *ctx)
 	if (!uring->inode)
 		goto out;
 	if (!was_known)
-		note_name(file);
+		note_name(&uring->op, file);
 	if (is_seen_elsewhere(uring->op.op, uring->inode))
 		goto out;
 	if (uring->copies) {

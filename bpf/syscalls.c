@@ -141,7 +141,7 @@ static inline void call_exit(s64 result)
 		ended = 0;
 	}
 	if (ended && call->dentry)
-		note_dentry(call->inode, call->dentry);
+		note_dentry(&call->op, call->inode, call->dentry);
 	if (ended)
 		finish(&call->op, call->inode, result);
 	calls.delete(&id);

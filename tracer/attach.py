@@ -10,6 +10,7 @@ import mmap
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ LIMITS = (
 _IN_FLIGHT = (b"calls", b"writes", b"urings")
 """Maps of what has begun; each value begins with the operation."""
 
-NAME_BYTES = 64
+_NAME_BYTES = 64
 """Bytes of one component of a path in bpf/eofrace.h, the NUL at its end among them."""
 
 DROP_KINDS = (
@@ -44,6 +45,24 @@ DROP_KINDS = (
     *("file not known", "place not known"),
 )
 """Why an operation was lost, in the order of enum drop in bpf/eofrace.h."""
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """What a file was called when an operation on it was first met."""
+
+    file: tuple[int, int]
+    """(st_dev, inode)"""
+    generation: int
+    """Tells it from files that had, or will have, its inode number."""
+    path: str
+    """From the root of its file system."""
+    whole: bool
+    """False: the path lacks its begin."""
+    mounted: int
+    """st_dev under which its file system is mounted: on btrfs another one than the file's."""
+    when: int
+    """ns, CLOCK_MONOTONIC"""
 
 
 class Probes:
@@ -57,6 +76,7 @@ class Probes:
         self.mechanisms: dict[str, str] = {}
         self.gaps: dict[str, str] = {}
         self.ring_bytes = ring_bytes
+        self.tells_subvolumes = hooks.tells_subvolumes(info)
         self._bcc = bcc
         self._program = program
         self._misses_offset = info.offset("bpf_prog_info.recursion_misses")
@@ -71,7 +91,7 @@ class Probes:
     def watch(self, dev: int, ino: int) -> None:
         """Record operations on this inode that begin from now on; `dev` is st_dev of stat(2).
 
-        On btrfs st_dev is the subvolume's, which the kernel's inode does not have: use `watch_file` there.
+        It may be that of another file system on overlayfs: use `watch_file` there.
         """
         self._program[b"untold"][ctypes.c_int(0)] = ctypes.c_uint8(1)  # on which file system, nobody says
         # s_dev is MKDEV(major, minor) with 20 bits of minor; st_dev went through new_encode_dev().
@@ -132,20 +152,17 @@ class Probes:
         """Processes that are followed now."""
         return {int(key.value) for key in self._program[b"selected"]}
 
-    def names(self) -> dict[tuple[int, int], tuple[str, bool]]:
-        """Path from the root of its file system of each file met, by (kernel's st_dev, inode), and whether it is whole.
-
-        Only where `Selection.by_file` is not set. The last 4,096 files: a path that is not whole lacks its begin.
-        """
-        found = {}
+    def names(self) -> list[Name]:
+        """Names of the files met, the last 4,096 of them, as they were met. Only without `Selection.by_file`."""
+        found = []
         for key, leaf in self._program[b"names"].items():
             text = bytes(leaf.text)
-            parts = [
-                _part(text[at : at + NAME_BYTES]) for at in reversed(range(0, leaf.parts * NAME_BYTES, NAME_BYTES))
-            ]
-            dev = os.makedev(key.dev >> 20, key.dev & 0xFFFFF)
-            found[dev, int(key.ino)] = ("/".join(parts), bool(leaf.whole))
-        return found
+            places = reversed(range(0, leaf.parts * _NAME_BYTES, _NAME_BYTES))
+            path = "/".join(_part(text[at : at + _NAME_BYTES]) for at in places)
+            mounted = os.makedev(leaf.dev >> 20, leaf.dev & 0xFFFFF)
+            file = (int(key.dev), int(key.ino))
+            found.append(Name(file, int(key.generation), path, bool(leaf.whole), mounted, int(leaf.when)))
+        return sorted(found, key=lambda name: name.when)
 
     def mapped(self) -> dict[tuple[int, int], int]:
         """(st_dev, inode) -> how often a file of those recorded was seen to be mapped so that stores change it."""

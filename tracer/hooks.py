@@ -57,7 +57,7 @@ _MACHINES: dict[str, tuple[tuple[int, ...], dict[str, str]]] = {
 _MEMBERS = (
     *("file.f_flags", "file.f_inode", "file.f_mode", "file.f_pos"),
     *("inode.i_ino", "inode.i_sb", "inode.i_size", "inode.i_mode", "super_block.s_dev", "super_block.s_magic"),
-    *("inode.i_count", "inode.i_dentry.first"),
+    *("inode.i_count", "inode.i_dentry.first", "inode.i_generation"),
     *("task_struct.files", "files_struct.fdt", "fdtable.fd", "fdtable.max_fds"),
     *("task_struct.tgid", "task_struct.signal", "task_struct.thread_info.status", "signal_struct.live"),
     "files_struct.count",
@@ -72,6 +72,8 @@ _OPTIONAL = (
     *("io_open.how.flags", "io_open.file_slot", "io_splice.off_out", "io_splice.len"),
     *("xfs_inode.i_vnode", "iomap_dio.iocb", "dentry.d_u.d_alias"),
 )
+
+_BTRFS = ("btrfs_inode.vfs_inode", "btrfs_inode.root", "btrfs_root.anon_dev")
 
 # Raw tracepoint: what its leading arguments must point to, and what is lost without it. An end comes before its
 # begin, so that what begins is always seen to end.
@@ -270,6 +272,16 @@ def fits(info: btf.Btf, name: str, arguments: tuple[str, ...]) -> bool:
     return found is not None and found[: len(arguments)] == arguments
 
 
+def tells_subvolumes(info: btf.Btf) -> bool:
+    """Whether files of several btrfs subvolumes can be told apart: not where that module is not loaded yet."""
+    return None not in _subvolumes(info).values()
+
+
+def _subvolumes(info: btf.Btf) -> dict[str, int | None]:
+    btrfs = btf.module("btrfs", info)
+    return {path: btrfs.offset(path) for path in _BTRFS}
+
+
 def tells_request(info: btf.Btf) -> bool:
     """Whether io_uring_complete has the request as its second argument: since v5.19 of seven, since v6.14 of three."""
     found = info.tracepoint("io_uring_complete")
@@ -284,6 +296,9 @@ def macros(info: btf.Btf, chosen: Plan, selection: Selection, *, ring_bytes: int
     numbers, registers = _MACHINES[machine]
     found = btf.offsets(info, _MEMBERS) | {path: info.offset(path) or 0 for path in _OPTIONAL}
     values = {f"OFF_{path.replace('.', '_')}": offset for path, offset in found.items()}
+    of_btrfs = _subvolumes(info)
+    values |= {f"OFF_{path.replace('.', '_')}": offset or 0 for path, offset in of_btrfs.items()}
+    values["HAS_BTRFS"] = int(None not in of_btrfs.values())
     for macro, names in registers.items():
         places = list(btf.offsets(info, [f"pt_regs.{name}" for name in names.split()]).values())
         for i, place in enumerate(places):

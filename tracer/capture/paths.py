@@ -2,10 +2,16 @@
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tracer.attach import Name
+
 _OCTAL = re.compile(r"\\([0-7]{3})")
+
+Inode = tuple[int, int]
+"""(st_dev, inode number)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,60 +19,100 @@ class Mounted:
     """A file system as this process sees it."""
 
     kind: str  # "xfs", "ext4", ...
-    root: str | None
-    """Where the whole of it is mounted; None where only a part is."""
+    points: dict[str, str]
+    """Directory of the file system -> where it is mounted, "/" for the whole. Of several places the last, on top."""
+
+    def name(self, path: str) -> str | None:
+        """Where that path from the root of the file system is; None where no mount has it."""
+        way = f"/{path}"
+        for root in sorted(self.points, key=len, reverse=True):
+            inside = root.rstrip("/") + "/"
+            if way.startswith(inside):
+                return f"{self.points[root].rstrip('/')}/{way[len(inside) :]}"
+        return None
 
 
 def mounts(table: str) -> dict[int, Mounted]:
-    """st_dev -> file system, from the text of /proc/PID/mountinfo (proc(5)). Of several mounts the last, on top."""
+    """st_dev -> file system, from the text of /proc/PID/mountinfo (proc(5))."""
     found: dict[int, Mounted] = {}
     for line in table.splitlines():
         fields, _, rest = line.partition(" - ")
         parts = fields.split(" ")
-        major, _, minor = parts[2].partition(":") if len(parts) > 4 else ("", "", "")
-        if major.isdecimal() and minor.isdecimal():
-            dev = os.makedev(int(major), int(minor))
-            whole = _OCTAL.sub(lambda m: chr(int(m[1], 8)), parts[4]) if parts[3] == "/" else None
-            if whole is not None or dev not in found:
-                found[dev] = Mounted(rest.partition(" ")[0], whole)
+        dev = _device(parts)
+        if dev is not None:
+            root, point = (_OCTAL.sub(lambda m: chr(int(m[1], 8)), part) for part in parts[3:5])
+            mounted = found.setdefault(dev, Mounted(rest.partition(" ")[0], {}))
+            mounted.points[root] = point
     return found
 
 
 class Paths:
-    """Paths of files by (st_dev, inode), as they were when each was first met."""
+    """Paths of files by (st_dev, inode), as they were when each was first met.
+
+    An inode number may be another file's by and by: then there are several, in the order in which they were met.
+    """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, int], str] = {}
+        self._named: dict[Inode, str] = {}
+        self._met: dict[Inode, dict[int, str]] = {}
+        self._mounted: dict[int, int] = {}
+        """st_dev of a file -> that of its file system, where they differ."""
         self._mounts = _mounted()
 
-    def add(self, file: tuple[int, int], path: str) -> None:
-        """What the user called a file."""
-        self._known[file] = path
+    def add(self, file: Inode, path: str, descriptor: int) -> None:
+        """What the user calls a file, and a descriptor of it."""
+        self._named[file] = path
+        mounted = _mounted_on(descriptor)
+        if mounted is not None:
+            self._mounted[file[0]] = mounted
 
-    def learn(self, names: dict[tuple[int, int], tuple[str, bool]]) -> None:
+    def learn(self, names: Iterable[Name]) -> None:
         """Take over what `Probes.names` has."""
-        fresh = names.keys() - self._known.keys()
-        if any(dev not in self._mounts for dev, _ in fresh):
+        fresh = [name for name in names if name.generation not in self._met.get(name.file, {})]
+        if any(name.mounted not in self._mounts for name in fresh):
             self._mounts |= _mounted()
-        for file in fresh:
-            path, whole = names[file]
-            mounted = self._mounts.get(file[0])
-            if not whole:
-                self._known[file] = f".../{path}"
-            elif mounted is None or mounted.root is None:
-                self._known[file] = f"/{path} (of a file system that is not mounted here)"
-            else:
-                self._known[file] = f"{mounted.root.rstrip('/')}/{path}"
+        for name in fresh:
+            mounted = self._mounts.get(name.mounted)
+            if name.mounted != name.file[0]:
+                self._mounted[name.file[0]] = name.mounted
+            path = mounted.name(name.path) if mounted is not None else None
+            if not name.whole:
+                path = f".../{name.path}"
+            self._met.setdefault(name.file, {})[name.generation] = (
+                path or f"/{name.path} (of a file system that is not mounted here)"
+            )
 
     def get(self, dev: int, ino: int) -> str | None:
-        """The path, None where it was not told."""
-        return self._known.get((dev, ino))
+        """The path, of the last file with that number; None where it was not told."""
+        file = (dev, ino)
+        return self._named.get(file) or next(reversed(self._met.get(file, {}).values()), None)
+
+    def earlier(self, dev: int, ino: int) -> list[str]:
+        """Paths of the files that had that number before, the first one first."""
+        return [] if (dev, ino) in self._named else list(self._met.get((dev, ino), {}).values())[:-1]
 
     def kind(self, dev: int) -> str | None:
         """The file system of a device, None where it is not mounted here."""
-        mounted = self._mounts.get(dev)
+        mounted = self._mounts.get(self._mounted.get(dev, dev))
         return None if mounted is None else mounted.kind
 
 
+def _device(parts: list[str]) -> int | None:
+    """st_dev that a line of mountinfo names."""
+    major, _, minor = parts[2].partition(":") if len(parts) > 4 else ("", "", "")
+    return os.makedev(int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None
+
+
+def _table() -> str:
+    return Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
+
+
 def _mounted() -> dict[int, Mounted]:
-    return mounts(Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
+    return mounts(_table())
+
+
+def _mounted_on(descriptor: int) -> int | None:
+    """st_dev of the file system on which an open file is, as mountinfo has it; None where that does not say."""
+    lines = Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines()
+    mount = next((line.split()[1] for line in lines if line.startswith("mnt_id:")), None)
+    return next((_device(parts) for line in _table().splitlines() if (parts := line.split(" "))[0] == mount), None)

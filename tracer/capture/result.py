@@ -1,6 +1,6 @@
 """What a recording comes to: counts, files, hazards, as text and JSON tell it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,8 @@ class Captured:
     totals: Totals
     paths: Mapping[tuple[int, int], str | None]
     """(st_dev, inode) -> path, None where nobody could tell it."""
+    earlier: Mapping[tuple[int, int], Sequence[str]]
+    """(st_dev, inode) -> paths of files that had the number before, where there were some."""
     kinds: Mapping[int, str | None]
     """st_dev -> file system, None where it is not mounted here."""
     analysis: Analysis | None
@@ -113,6 +115,7 @@ class Captured:
             "files": [
                 {
                     "path": self.paths.get(file),
+                    "earlier_paths": list(self.earlier.get(file, ())),
                     "fs": self.kinds.get(file[0]),
                     "dev": file[0],
                     "ino": file[1],

@@ -117,7 +117,7 @@ class _Capture:
             for path in options.files:
                 descriptor = _opened(path)
                 stack.callback(os.close, descriptor)
-                self._paths.add(self._probes.watch_file(descriptor), str(path))
+                self._paths.add(self._probes.watch_file(descriptor), str(path), descriptor)
             for pid in options.pids:
                 processes.follow_with_children(self._probes, pid)
             for name in options.comms:
@@ -143,12 +143,13 @@ class _Capture:
         written = self._write()
         totals = self._totals
         kinds = {dev: self._paths.kind(dev) for dev in {dev for dev, _ in totals.files}}
-        self._notes += _shallow(kinds.values())
+        self._notes += _shallow(kinds.values(), self._probes.tells_subvolumes)
         return Captured(
             seconds=seconds,
             attached_after=attached_after,
             totals=totals,
             paths={file: self._paths.get(*file) for file in totals.files},
+            earlier={file: earlier for file in totals.files if (earlier := self._paths.earlier(*file))},
             kinds=kinds,
             analysis=self._judge(),
             trace=written,
@@ -240,14 +241,14 @@ def _shortened(words: Sequence[str]) -> tuple[str, ...]:
     return (*kept, "...") if len(words) > _MAX_WORDS else tuple(kept)
 
 
-def _shallow(kinds: Iterable[str | None]) -> list[str]:
+def _shallow(kinds: Iterable[str | None], tells_subvolumes: bool) -> list[str]:
     """What the file systems met do not let us see."""
     notes = []
     for kind in sorted({kind for kind in kinds if kind is not None}):
         if kind == "overlay":
             notes.append("overlay: operations are recorded from the system call, and again on the file system below it")
-        elif kind == "btrfs":
-            notes.append("btrfs: files of the same inode number in several subvolumes count as one")
+        elif kind == "btrfs" and not tells_subvolumes:
+            notes.append("btrfs, loaded too late: files of the same inode number in several subvolumes count as one")
         elif kind not in _DEEP:
             notes.append(f"{kind}: recorded from the system call alone: when a change took effect is not seen")
     return notes

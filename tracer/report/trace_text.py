@@ -20,7 +20,7 @@ BUSIEST = 10
 
 def print_captured(captured: Captured, *, stderr: bool) -> None:
     """Print the summary."""
-    longest = max((len(path or "") for path in captured.paths.values()), default=0)
+    longest = max((len(_shown(captured, file)) for file in captured.paths), default=0)
     console = wide(max(WIDTH, longest + COUNTS), stderr=stderr)
     totals = captured.totals
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(totals.kinds.items(), key=lambda item: -item[1]))
@@ -56,6 +56,13 @@ def _exit(status: int) -> str:
     return f"signal {-status}" if status < 0 else f"exit status {status}"
 
 
+def _shown(captured: Captured, file: tuple[int, int]) -> str:
+    path = captured.paths.get(file)
+    shown = printable(path) if path else f"inode {file[1]} of device {os.major(file[0])}:{os.minor(file[0])}"
+    earlier = captured.earlier.get(file)
+    return f"{shown} (and before, by the same number: {printable(', '.join(earlier))})" if earlier else shown
+
+
 def _files(captured: Captured) -> Table:
     busiest = captured.busiest()
     table = Table(box=SIMPLE, pad_edge=False)
@@ -63,9 +70,7 @@ def _files(captured: Captured) -> Table:
     table.add_column("written", justify="right", no_wrap=True)
     table.add_column("file", no_wrap=True)
     for file, count in busiest[:BUSIEST]:
-        path = captured.paths.get(file)
-        shown = printable(path) if path else f"inode {file[1]} of device {os.major(file[0])}:{os.minor(file[0])}"
-        table.add_row(f"{count.operations:,}", f"{count.bytes:,} B", Text(shown))
+        table.add_row(f"{count.operations:,}", f"{count.bytes:,} B", Text(_shown(captured, file)))
     if len(busiest) > BUSIEST:
         rest = busiest[BUSIEST:]
         table.add_row(f"{sum(count.operations for _, count in rest):,}", "", f"in {len(rest):,} other files")

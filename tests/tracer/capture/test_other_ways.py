@@ -44,7 +44,8 @@ def recorded(tmp_path: Path, script: str, *words: object, files: tuple[Path, ...
 
 def rows(ops: Operations, path: Path) -> list[tuple[str, int, int, int]]:
     """Kind, offset, length and result of what was done to a file, in the order of its begin."""
-    mine = ops[ops["ino"] == path.stat().st_ino]
+    status = path.stat()
+    mine = ops[(ops["ino"] == status.st_ino) & (ops["dev"] == status.st_dev)]
     return [
         (Op(op).label, offset, length, result)
         for op, offset, length, result in mine[["op", "offset", "length", "result"]].tolist()
