@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,17 +47,14 @@ class Paths:
     def learn(self, names: dict[tuple[int, int], tuple[str, bool]]) -> None:
         """Take over what `Probes.names` has."""
         fresh = names.keys() - self._known.keys()
-        if any(dev not in self._mounts for dev, _ in fresh):
-            self._mounts |= _mounted()
+        self._know_mounts(dev for dev, _ in fresh)
         for file in fresh:
-            path, whole = names[file]
-            mounted = self._mounts.get(file[0])
-            if not whole:
-                self._known[file] = f".../{path}"
-            elif mounted is None or mounted.root is None:
-                self._known[file] = f"/{path} (of a file system that is not mounted here)"
-            else:
-                self._known[file] = f"{mounted.root.rstrip('/')}/{path}"
+            self._known[file] = self._path(file[0], *names[file])
+
+    def resolve(self, dev: int, name: tuple[str, bool]) -> str:
+        """The path of a file from what `Probes.name` has of it; it is not kept."""
+        self._know_mounts([dev])
+        return self._path(dev, *name)
 
     def get(self, dev: int, ino: int) -> str | None:
         """The path, None where it was not told."""
@@ -66,6 +64,18 @@ class Paths:
         """The file system of a device, None where it is not mounted here."""
         mounted = self._mounts.get(dev)
         return None if mounted is None else mounted.kind
+
+    def _know_mounts(self, devs: Iterable[int]) -> None:
+        if any(dev not in self._mounts for dev in devs):
+            self._mounts |= _mounted()
+
+    def _path(self, dev: int, path: str, whole: bool) -> str:
+        mounted = self._mounts.get(dev)
+        if not whole:
+            return f".../{path}"
+        if mounted is None or mounted.root is None:
+            return f"/{path} (of a file system that is not mounted here)"
+        return f"{mounted.root.rstrip('/')}/{path}"
 
 
 def _mounted() -> dict[int, Mounted]:
