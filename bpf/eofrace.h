@@ -13,6 +13,7 @@
 #define OP_FALLOCATE		5
 #define OP_TRUNCATE		6
 #define OP_OPEN			7	/* no operation: a call that may turn out to be a truncation */
+#define OP_KINDS		8
 
 #define NONE_RESULT		(-0x7fffffffffffffffLL - 1)
 #define NONE_SIZE		(-1LL)
@@ -25,6 +26,8 @@
 
 #define O_DIRECT_BIT		OPEN_O_DIRECT
 #define O_APPEND_BIT		02000
+#define KEEP_SIZE		1	/* linux/falloc.h */
+#define MAX_BYTE		0x7fffffffffffffffULL	/* the largest offset */
 
 /* One operation: the fields and offsets of tracer.operations.OPERATION. */
 struct operation {
@@ -49,6 +52,7 @@ struct operation {
 	u16 cpu_end;
 	u8 op;			/* OP_* */
 	char comm[16];
+	u8 slot;		/* of watch.c, from 1; 0: none. Nobody reads it outside */
 };
 
 _Static_assert(__builtin_offsetof(struct operation, flags) == 112, "record layout");
@@ -122,6 +126,7 @@ enum drop {
 	DROP_STALE,		/* an operation whose end was not seen gave way to a later one */
 	DROP_BYPASS,		/* an asynchronous write that did not pass through iomap */
 	DROP_WAITS,		/* an io_uring request that others had to end before: its begin is not seen */
+	DROP_UNWATCHED,		/* an operation that the table of watch.c had no room for */
 	DROP_KINDS,
 };
 
@@ -176,19 +181,32 @@ BPF_PERCPU_ARRAY(new_name, struct name, 1);
 #define KPROBE_RESULT		(*(s64 *)((char *)ctx + OFF_pt_regs_ret))
 
 /*
- * *p += n, returning the old value, in one atomic step. BPF has had that since
- * 5ca419f2864a (v5.12); the compiler in bcc emits it only for -mcpu=v3, which
- * bcc cannot be asked for. So the instruction is spelled out, with the numbers of
- * the registers that the compiler happened to choose.
+ * Atomic steps that return the old value. BPF has had them since 5ca419f2864a and
+ * 5ffa25502b5a (v5.12); the compiler in bcc emits them only for -mcpu=v3, which bcc cannot
+ * be asked for. So the instructions are spelled out, with the numbers of the registers that
+ * the compiler happened to choose.
  */
+#define REGISTER(name, operand)							\
+	".irp n, 0,1,2,3,4,5,6,7,8,9\n"						\
+	".ifc " operand ",r\\n\n.set eofrace_" name ", \\n\n.endif\n"		\
+	".endr\n"
+
+/* *p += n */
 static inline u64 fetch_add(u64 *p, u64 n)
 {
 	asm volatile(
-		".irp n, 0,1,2,3,4,5,6,7,8,9\n"
-		".ifc %1,r\\n\n.set eofrace_p, \\n\n.endif\n"
-		".ifc %0,r\\n\n.set eofrace_n, \\n\n.endif\n"
-		".endr\n"
+		REGISTER("p", "%1") REGISTER("n", "%0")
 		".byte 0xdb, eofrace_n << 4 | eofrace_p, 0, 0, 1, 0, 0, 0\n"
+		: "+r"(n) : "r"(p) : "memory");
+	return n;
+}
+
+/* *p = n */
+static inline u64 exchange(u64 *p, u64 n)
+{
+	asm volatile(
+		REGISTER("p", "%1") REGISTER("n", "%0")
+		".byte 0xdb, eofrace_n << 4 | eofrace_p, 0, 0, 0xe1, 0, 0, 0\n"
 		: "+r"(n) : "r"(p) : "memory");
 	return n;
 }
@@ -373,11 +391,20 @@ static inline void begin_now(struct operation *op)
 	bpf_get_current_comm(op->comm, sizeof(op->comm));
 }
 
-/* The operation is over: number it and let it leave the kernel. inode 0: its size is not of interest (any more). */
+/* Let an operation leave the kernel. */
+static inline void submit(struct operation *op)
+{
+	if (ring.ringbuf_output(op, sizeof(*op), NO_WAKEUP))
+		count_drop(DROP_RING);
+}
+
+/* What to make of operations: record.c or watch.c. A fallocate has begun, any operation has ended. */
+static inline void fallocate_begun(struct operation *op);
+static inline void leave(struct operation *op);
+
+/* The operation is over: number it and let it go. inode 0: its size is not of interest (any more). */
 static inline void finish(struct operation *op, u64 inode, s64 result)
 {
-	struct operation *out;
-
 	op->result = result;
 	op->cpu_end = bpf_get_smp_processor_id();
 	op->t_end = bpf_ktime_get_ns();
@@ -388,13 +415,7 @@ static inline void finish(struct operation *op, u64 inode, s64 result)
 	 * operation had cut it off.
 	 */
 	op->size_end = inode ? inode_size(inode) : NONE_SIZE;
-	out = ring.ringbuf_reserve(sizeof(*out));
-	if (!out) {
-		count_drop(DROP_RING);
-		return;
-	}
-	__builtin_memcpy(out, op, sizeof(*out));
-	ring.ringbuf_submit(out, NO_WAKEUP);
+	leave(op);
 }
 
 /* Begin a call on one file: 0 if the file is watched and call is filled in, -1 if not. */
@@ -416,6 +437,8 @@ static inline void enter_call(struct call *call)
 {
 	u64 id = bpf_get_current_pid_tgid();
 
+	if (call->kind == OP_FALLOCATE)
+		fallocate_begun(&call->op);
 	if (calls.update(&id, call))
 		count_drop(DROP_MAP);
 }

@@ -50,6 +50,15 @@ static inline void uring_forget(u64 req)
 		count_drop(DROP_STALE);
 }
 
+/* Whether fallocate_function.c sees this one. */
+static inline int is_seen_elsewhere(u8 op, u64 inode)
+{
+	int zero = 0;
+	u8 *by_function = xfs_by_function.lookup(&zero);
+
+	return op == OP_FALLOCATE && by_function && *by_function && is_xfs(inode);
+}
+
 static inline int uring_begin(u64 req)
 {
 	u8 opcode = FIELD(u8, req, OFF_io_kiocb_opcode);
@@ -106,6 +115,8 @@ static inline int uring_begin(u64 req)
 	} else {
 		uring_write_begin(&uring.op, req, file, opcode);
 	}
+	if (uring.inode && uring.op.op == OP_FALLOCATE && !is_seen_elsewhere(OP_FALLOCATE, uring.inode))
+		fallocate_begun(&uring.op);
 	if (urings.update(&req, &uring))
 		count_drop(DROP_MAP);
 	return 0;
@@ -119,15 +130,6 @@ int on_io_uring_submit_req(struct bpf_raw_tracepoint_args *ctx)
 int on_io_uring_submit_sqe(struct bpf_raw_tracepoint_args *ctx)
 {
 	return uring_begin(ctx->args[0]);
-}
-
-/* Whether fallocate_function.c has seen this one. */
-static inline int is_seen_elsewhere(u8 op, u64 inode)
-{
-	int zero = 0;
-	u8 *by_function = xfs_by_function.lookup(&zero);
-
-	return op == OP_FALLOCATE && by_function && *by_function && is_xfs(inode);
 }
 
 int on_io_uring_complete(struct bpf_raw_tracepoint_args *ctx)

@@ -17,9 +17,9 @@ import numpy as np
 import bpf
 from tracer import btf, hooks, interrupts
 from tracer.errors import UnsupportedError
-from tracer.hooks import WATCHED_FILES, Mechanism, Plan, Probe, Selection
+from tracer.hooks import WATCHED_FILES, Mechanism, Plan, Probe, Selection, Table
 from tracer.loader import attach_kfunc, build, import_bcc, quiet
-from tracer.operations import OPERATION, Operations
+from tracer.operations import OPERATION, WRITES, Op, Operations
 
 RECORD_BYTES = (OPERATION.itemsize + 7) // 8 * 8
 """A record in the ring: an OPERATION, padded as the C compiler pads it."""
@@ -39,7 +39,7 @@ _IN_FLIGHT = (b"calls", b"writes", b"urings")
 NAME_BYTES = 64
 """Bytes of one component of a path in bpf/eofrace.h, the NUL at its end among them."""
 
-DROP_KINDS = ("ring full", "map full", "end not seen", "not through iomap", "begin not seen")
+DROP_KINDS = ("ring full", "map full", "end not seen", "not through iomap", "begin not seen", "not watched")
 """Why an operation was lost, in the order of enum drop in bpf/eofrace.h."""
 
 
@@ -50,12 +50,13 @@ class Probes:
     `gaps` maps each hook that could not be attached to the reason, and what that costs.
     """
 
-    def __init__(self, bcc: Any, program: Any, info: btf.Btf, ring_bytes: int) -> None:
+    def __init__(self, bcc: Any, program: Any, info: btf.Btf, ring_bytes: int, table: Table | None) -> None:
         self.mechanisms: dict[str, str] = {}
         self.gaps: dict[str, str] = {}
         self.ring_bytes = ring_bytes
         self._bcc = bcc
         self._program = program
+        self._table = table
         self._misses_offset = info.offset("bpf_prog_info.recursion_misses")
         self._programs: dict[str, Any] = {}
         self._watched: dict[tuple[int, int], set[tuple[int, int]]] = {}
@@ -135,13 +136,40 @@ class Probes:
         """
         found = {}
         for key, leaf in self._program[b"names"].items():
-            text = bytes(leaf.text)
-            parts = [
-                _part(text[at : at + NAME_BYTES]) for at in reversed(range(0, leaf.parts * NAME_BYTES, NAME_BYTES))
-            ]
-            dev = os.makedev(key.dev >> 20, key.dev & 0xFFFFF)
-            found[dev, int(key.ino)] = ("/".join(parts), bool(leaf.whole))
+            found[os.makedev(key.dev >> 20, key.dev & 0xFFFFF), int(key.ino)] = _path(leaf)
         return found
+
+    def name(self, dev: int, ino: int) -> tuple[str, bool] | None:
+        """What `names` has of one file; None if it has been forgotten, or was not met."""
+        table = self._program[b"names"]
+        with contextlib.suppress(KeyError):
+            return _path(table[table.Key(ino, os.major(dev) << 20 | os.minor(dev))])
+        return None
+
+    def seen(self) -> dict[Op, int]:
+        """Operations that ended since the programs were attached, by kind. As the next two: with a `hooks.Table`."""
+        table = self._program[b"seen"]
+        counts = {op: int(table.sum(ctypes.c_int(op)).value) for op in (*WRITES, Op.FALLOCATE, Op.TRUNCATE)}
+        return {op: count for op, count in counts.items() if count}
+
+    def post_eof_fallocates(self) -> int:
+        """Those that began since the programs were attached."""
+        return int(self._program[b"zero_begun"].sum(ctypes.c_int(0)).value)
+
+    def remembered(self, writes: Operations) -> tuple[Operations, int]:
+        """Post-EOF fallocates that have ended, as far as the table has them; with writes (n,), which are in flight.
+
+        And how many of these may have met one that the table has no more.
+        """
+        assert self._table is not None
+        rows, forgotten = [], np.zeros(self._table.sets, np.uint64)
+        for place, leaf in enumerate(self._program[b"zero_writes"].values()):
+            which = place // self._table.slots
+            forgotten[which] = max(int(forgotten[which]), leaf.forgotten)
+            if leaf.since and leaf.op.seq_end:
+                rows.append(bytes(leaf.op)[: OPERATION.itemsize])
+        unsure = forgotten[(writes["ino"] % np.uint64(self._table.sets)).astype(np.int64)] > writes["seq_begin"]
+        return np.frombuffer(b"".join(rows), OPERATION), int(np.count_nonzero(unsure))
 
     def inflight(self) -> Operations:
         """OPERATION rows of what has begun on a watched inode and not ended, as of now."""
@@ -205,6 +233,13 @@ class Probes:
         return None
 
 
+def _path(leaf: Any) -> tuple[str, bool]:
+    """A path from the root of its file system, and whether it is whole, from a struct name."""
+    text = bytes(leaf.text)
+    parts = [_part(text[at : at + NAME_BYTES]) for at in reversed(range(0, leaf.parts * NAME_BYTES, NAME_BYTES))]
+    return "/".join(parts), bool(leaf.whole)
+
+
 def _part(raw: bytes) -> str:
     """One component of a path; what did not fit is shown as cut off."""
     text = raw.partition(b"\0")[0]
@@ -213,13 +248,17 @@ def _part(raw: bytes) -> str:
 
 @contextlib.contextmanager
 def attach(
-    ring_bytes: int = 16 << 20, mechanism: str = Mechanism.AUTO, selection: Selection = WATCHED_FILES
+    ring_bytes: int = 16 << 20,
+    mechanism: str = Mechanism.AUTO,
+    selection: Selection = WATCHED_FILES,
+    table: Table | None = None,
 ) -> Iterator[Probes]:
     """Compile and attach everything; all of it is gone when the block ends, or the process does.
 
     `ring_bytes` is the room for finished operations that nobody has drained yet, a power of two and whole pages.
     `mechanism` is a `Mechanism` or its name; anything but "auto" is for comparing them. `selection` says what is
-    recorded; nothing is until a file is watched, or a process followed.
+    recorded; nothing is until a file is watched, or a process followed. With `table` only operations that have met in
+    the kernel, and must not have, leave it.
     Raises `UnsupportedError` naming cause and remedy if an essential hook, or a mechanism asked for, cannot be had.
     """
     if ring_bytes < mmap.PAGESIZE or ring_bytes & (ring_bytes - 1):
@@ -230,13 +269,14 @@ def attach(
     bcc = import_bcc()
     info = btf.kernel("xfs")
     plan = hooks.plan(info, wanted)
-    macros = hooks.macros(info, plan, selection, ring_bytes=ring_bytes, record_bytes=RECORD_BYTES)
+    macros = hooks.macros(info, plan, selection, ring_bytes=ring_bytes, record_bytes=RECORD_BYTES, table=table)
+    stage = "record.c" if table is None else "watch.c"
     with contextlib.ExitStack() as stack:
         # bcc has callbacks from C, where an exception that a signal raises is printed and lost.
         with interrupts.deferred():
-            program = build(bcc, bpf.source(*plan.files), macros)
+            program = build(bcc, bpf.source(stage, *plan.files), macros)
             stack.callback(program.cleanup)
-            probes = Probes(bcc, program, info, ring_bytes)
+            probes = Probes(bcc, program, info, ring_bytes, table)
             if selection.by_process:
                 _attach_processes(probes, info)
             _attach_extra(probes, info)

@@ -112,6 +112,20 @@ WATCHED_FILES = Selection()
 
 
 @dataclass(frozen=True, slots=True)
+class Table:
+    """Room in the kernel for the post-EOF fallocates that a write may have met (bpf/watch.c); powers of two."""
+
+    sets: int = 256
+    """Files whose inode numbers are the same modulo this share a set."""
+    slots: int = 64
+    """Fallocates of a set that are remembered, up to 128. Each takes 200 bytes."""
+
+
+TABLE = Table()
+"""3.3 MB."""
+
+
+@dataclass(frozen=True, slots=True)
 class Probe:
     """A program on a function of the kernel."""
 
@@ -240,7 +254,15 @@ def tells_request(info: btf.Btf) -> bool:
     return found is not None and (len(found) == 7 or found[2:] == ("io_uring_cqe",))
 
 
-def macros(info: btf.Btf, chosen: Plan, selection: Selection, *, ring_bytes: int, record_bytes: int) -> dict[str, int]:
+def macros(
+    info: btf.Btf,
+    chosen: Plan,
+    selection: Selection,
+    *,
+    ring_bytes: int,
+    record_bytes: int,
+    table: Table | None = None,
+) -> dict[str, int]:
     """What the C files want to know of this host."""
     machine = platform.machine()
     if machine not in _MACHINES:
@@ -264,6 +286,8 @@ def macros(info: btf.Btf, chosen: Plan, selection: Selection, *, ring_bytes: int
         "BY_FILE": int(selection.by_file),
         "BY_PROCESS": int(selection.by_process),
         "OPEN_O_DIRECT": os.O_DIRECT,
+        "WATCH_SETS": table.sets if table else 0,
+        "WATCH_SLOTS": table.slots if table else 0,
     }
 
 
