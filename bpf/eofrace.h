@@ -94,6 +94,15 @@ struct write {
 	u8 queued;		/* 1: iomap_dio_rw() returned -EIOCBQUEUED */
 };
 
+/* A place for one whose struct kiocb hashes there: to insert one into a hash and to delete it costs 300 ns. */
+struct placed_write {
+	struct write w;		/* op.op 0: free */
+	u64 kiocb;		/* address; 0: free */
+	u64 takers;		/* writes that have it, or try to get it */
+};
+
+#define WRITE_PLACES	1024
+
 struct inode_key {
 	u64 ino;
 	u64 dev;		/* kernel's dev_t of the super block */
@@ -135,7 +144,8 @@ BPF_HASH(watched, struct inode_key, u64, 4096);		/* inode -> st_dev */
 BPF_HASH(learning, u64, u64, 64);			/* pid_tgid of a thread in watch_file() -> st_dev */
 BPF_HASH(calls, u64, struct call, 16384);		/* pid_tgid -> system call of a thread */
 BPF_TABLE("lru_hash", u64, struct submission, submissions, 16384);	/* pid_tgid -> its last submission */
-BPF_HASH(writes, u64, struct write, 65536);		/* address of struct kiocb -> write in flight */
+BPF_ARRAY(placed_writes, struct placed_write, WRITE_PLACES);	/* write_place() -> write in flight */
+BPF_HASH(writes, u64, struct write, 65536);		/* address of struct kiocb -> write in flight without a place */
 BPF_ARRAY(applied, struct applied, APPLIED_SLOTS);	/* applied_slot() -> the last write there */
 BPF_TABLE("lru_hash", u64, struct operation, punts, 16384);	/* address of struct kiocb -> begin of a write for a worker */
 BPF_HASH(urings, u64, struct uring, 16384);		/* address of struct io_kiocb -> request */
@@ -173,6 +183,10 @@ BPF_PERCPU_ARRAY(new_name, struct name, 1);
 	type _value = 0;							\
 	bpf_probe_read_kernel(&_value, sizeof(_value), (void *)((u64)(base) + (off))); \
 	_value; })
+
+/* Several fields of one structure at once: a call of the helper costs more than the bytes. */
+#define READ(block, base)	bpf_probe_read_kernel(block, sizeof(block), (void *)(u64)(base))
+#define PART(type, block, off)	(*(type *)((block) + (off)))
 
 #define SYSCALL_ARG(regs, n)	FIELD(u64, regs, OFF_pt_regs_arg##n)
 
@@ -278,11 +292,9 @@ static inline u64 encoded_dev(u64 dev)
 	return (minor & 0xff) | (dev >> 20) << 8 | (minor & ~0xffULL) << 12;
 }
 
-static inline int is_data_file(u64 inode)
+static inline int is_data_file(u16 mode, u64 sb)
 {
-	if ((FIELD(u16, inode, OFF_inode_i_mode) & S_IFMT) != S_IFREG)
-		return 0;
-	return !is_pseudo(FIELD(u64, FIELD(u64, inode, OFF_inode_i_sb), OFF_super_block_s_magic));
+	return (mode & S_IFMT) == S_IFREG && !is_pseudo(FIELD(u64, sb, OFF_super_block_s_magic));
 }
 #endif
 
@@ -300,11 +312,16 @@ static inline int is_selected(void)
 /* Fill in dev and ino; 0 if the inode is not traced. */
 static inline int identify_inode(struct operation *op, u64 inode)
 {
-	struct inode_key key;
+	u8 head[INODE_HEAD] __attribute__((aligned(8)));
+	struct inode_key key = {};
+	u64 sb;
 
 	if (!inode)
 		return 0;
-	key = key_of(inode);
+	READ(head, inode);
+	sb = PART(u64, head, OFF_inode_i_sb);
+	key.ino = PART(u64, head, OFF_inode_i_ino);
+	key.dev = FIELD(u32, sb, OFF_super_block_s_dev);
 #if BY_FILE
 	u64 *dev = watched.lookup(&key);
 
@@ -312,7 +329,7 @@ static inline int identify_inode(struct operation *op, u64 inode)
 		return 0;
 	op->dev = *dev;
 #else
-	if (!is_data_file(inode))
+	if (!is_data_file(PART(u16, head, OFF_inode_i_mode), sb))
 		return 0;
 	op->dev = encoded_dev(key.dev);
 #endif
@@ -424,7 +441,8 @@ static inline int begin_on_file(struct call *call, u64 file, u8 kind)
 	call->inode = file ? FIELD(u64, file, OFF_file_f_inode) : 0;
 	if (!identify(&call->op, call->inode))
 		return -1;
-	note_name(file);
+	if (NAME_ALL || kind == OP_FALLOCATE)
+		note_name(file);
 	begin_now(&call->op);
 	call->op.seq_begin = take_numbers(1);
 	call->op.op = kind;

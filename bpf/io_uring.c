@@ -46,7 +46,7 @@ static inline void uring_forget(u64 req)
 
 	if (!urings.delete(&req))
 		count_drop(DROP_STALE);
-	if (!writes.delete(&kiocb))
+	if (!forget_write(kiocb))
 		count_drop(DROP_STALE);
 }
 
@@ -86,7 +86,8 @@ static inline int uring_begin(u64 req)
 		uring.inode = FIELD(u64, file, OFF_file_f_inode);
 		if (!identify_inode(&uring.op, uring.inode))
 			return 0;
-		note_name(file);
+		if (NAME_ALL || opcode == IORING_OP_FALLOCATE)
+			note_name(file);
 	}
 	/*
 	 * io_uring itself keeps it back until others have ended, and nobody says when it
@@ -144,7 +145,7 @@ int on_io_uring_complete(struct bpf_raw_tracepoint_args *ctx)
 	result = URING_CQE ? FIELD(s32, ctx->args[2], OFF_io_uring_cqe_res) : (s32)ctx->args[3];
 	if (!uring) {
 		/* A write that iomap has given up, such as one with RWF_NOWAIT that would have to wait. */
-		w = writes.lookup(&kiocb);
+		w = find_write(kiocb);
 		if (w)
 			end_write(kiocb, w, result);
 		return 0;
@@ -189,7 +190,7 @@ int on_io_uring_queue_async_work(struct bpf_raw_tracepoint_args *ctx)
 	struct submission *s = submission_of_thread();
 	struct operation op = {};
 
-	if (urings.lookup(&req) || !identify(&op, inode) || writes.lookup(&kiocb))
+	if (urings.lookup(&req) || !identify(&op, inode) || find_write(kiocb))
 		return 0;
 	begin_now(&op);
 	op.size_begin = inode_size(inode);

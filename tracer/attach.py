@@ -33,7 +33,7 @@ LIMITS = (
 )
 """What no hook covers on any host."""
 
-_IN_FLIGHT = (b"calls", b"writes", b"urings")
+_IN_FLIGHT = (b"calls", b"placed_writes", b"writes", b"urings")
 """Maps of what has begun; each value begins with the operation."""
 
 NAME_BYTES = 64
@@ -101,7 +101,8 @@ class Probes:
         for name in _IN_FLIGHT:
             entries = self._program[name]
             for key, leaf in entries.items():
-                if leaf.op.dev == dev and leaf.op.ino == ino:
+                op = np.frombuffer(bytes(leaf), OPERATION, 1)[0]
+                if op["op"] and op["dev"] == dev and op["ino"] == ino:
                     with contextlib.suppress(KeyError):
                         del entries[key]
 

@@ -68,6 +68,13 @@ _OPTIONAL = (
     *("xfs_inode.i_vnode", "iomap_dio.iocb"),
 )
 
+# As many bytes of a structure as hold what is read of it at once, where it is read for every write.
+_HEADS = {
+    "INODE_HEAD": ("inode.i_ino", "inode.i_sb", "inode.i_mode"),
+    "KIOCB_HEAD": ("kiocb.ki_filp", "kiocb.ki_pos", "kiocb.ki_flags", "kiocb.ki_complete"),
+    "ITER_HEAD": ("iov_iter.count", "iov_iter.data_source"),
+}
+
 # Raw tracepoint: what its leading arguments must point to, and what is lost without it. An end comes before its
 # begin, so that what begins is always seen to end.
 DIRECT = {
@@ -277,6 +284,7 @@ def macros(
     values |= {f"NR_{name}": number for name, number in zip(_SYSCALLS, numbers, strict=True)}
     values |= {f"SYM_{name}": address for name, address in _addresses(_CALLBACKS).items()}
     values["RING_PAGES"] = ring_bytes // mmap.PAGESIZE
+    values |= {name: _head(found, members) for name, members in _HEADS.items()}
     return values | {
         "PAGE_SIZE": mmap.PAGESIZE,
         "RECORD_BYTES": record_bytes,
@@ -286,9 +294,15 @@ def macros(
         "BY_FILE": int(selection.by_file),
         "BY_PROCESS": int(selection.by_process),
         "OPEN_O_DIRECT": os.O_DIRECT,
+        "NAME_ALL": int(table is None),
         "WATCH_SETS": table.sets if table else 0,
         "WATCH_SLOTS": table.slots if table else 0,
     }
+
+
+def _head(offsets: dict[str, int], members: tuple[str, ...]) -> int:
+    """Bytes up to the end of the last of some members, of which none has more than 8."""
+    return (max(offsets[member] for member in members) // 8 + 1) * 8
 
 
 def _addresses(names: tuple[str, ...]) -> dict[str, int]:
