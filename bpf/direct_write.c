@@ -67,8 +67,11 @@ int on_xfs_end_io_direct_write(struct bpf_raw_tracepoint_args *ctx)
 	u64 inode = ctx->args[0] + OFF_xfs_inode_i_vnode;
 	s64 offset = ctx->args[1];
 	u32 slot = applied_slot(inode, offset);
-	struct applied *entry = applied.lookup(&slot);
+	struct applied *entry;
 
+	if (!is_applied_of_interest())
+		return 0;
+	entry = applied.lookup(&slot);
 	if (!entry || (s64)ctx->args[2] <= 0)
 		return 0;	/* an attempt that wrote nothing */
 	entry->inode = inode;
@@ -84,12 +87,12 @@ static inline void end_write(u64 kiocb, struct write *w, s64 result)
 	u32 slot = applied_slot(w->inode, w->op.offset);
 	struct applied *entry = applied.lookup(&slot);
 
-	/* Other file systems raise i_size within iomap_dio_complete(), so that its end is the latest it can be. */
-	if (result > 0)
-		w->op.t_applied = bpf_ktime_get_ns();
 	if (entry && entry->inode == w->inode && entry->offset == w->op.offset && entry->when > w->op.t_begin) {
 		w->op.t_applied = entry->when;
 		w->op.size_applied = entry->size;
+	} else if (result > 0) {
+		/* Other file systems raise i_size within iomap_dio_complete(), so that its end is the latest it can be. */
+		w->op.t_applied = AT_ITS_END;
 	}
 	finish(&w->op, w->inode, result);
 	forget_write(kiocb);
@@ -258,7 +261,7 @@ static inline void begin_write(u64 kiocb, u64 iter)
 		forget_write(kiocb);
 	}
 
-	begin_now(&w.op);
+	begin_here(&w.op);
 	w.tried = NONE_RESULT;
 	w.op.op = origin(PART(u64, what, OFF_kiocb_ki_complete));
 	w.op.offset = offset;
@@ -273,6 +276,8 @@ static inline void begin_write(u64 kiocb, u64 iter)
 		begin_in_submission(kiocb, &w);
 	if (!w.op.seq_begin)
 		w.op.seq_begin = take_numbers(1);
+	if (!w.op.t_begin)
+		w.op.t_begin = bpf_ktime_get_ns();
 	if (keep_write(kiocb, &w))
 		count_drop(DROP_MAP);
 }

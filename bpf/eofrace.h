@@ -17,6 +17,7 @@
 
 #define NONE_RESULT		(-0x7fffffffffffffffLL - 1)
 #define NONE_SIZE		(-1LL)
+#define AT_ITS_END		(-1LL)	/* t_applied that finish() fills in */
 
 #define TS_COMPAT		2	/* asm/thread_info.h, x86 */
 
@@ -392,12 +393,11 @@ static inline u64 file_of(u32 fd)
 	return FIELD(u64, FIELD(u64, fdt, OFF_fdtable_fd) + 8ULL * fd, 0);
 }
 
-/* Who, where, when; not yet seq_begin. */
-static inline void begin_now(struct operation *op)
+/* Who and where; not yet seq_begin and t_begin. */
+static inline void begin_here(struct operation *op)
 {
 	u64 id = bpf_get_current_pid_tgid();
 
-	op->t_begin = bpf_ktime_get_ns();
 	op->pid = id >> 32;
 	op->tid = id;
 	op->cpu_begin = bpf_get_smp_processor_id();
@@ -408,6 +408,13 @@ static inline void begin_now(struct operation *op)
 	bpf_get_current_comm(op->comm, sizeof(op->comm));
 }
 
+/* And when. */
+static inline void begin_now(struct operation *op)
+{
+	begin_here(op);
+	op->t_begin = bpf_ktime_get_ns();
+}
+
 /* Let an operation leave the kernel. */
 static inline void submit(struct operation *op)
 {
@@ -415,9 +422,10 @@ static inline void submit(struct operation *op)
 		count_drop(DROP_RING);
 }
 
-/* What to make of operations: record.c or watch.c. A fallocate has begun, any operation has ended. */
+/* What to make of operations: record.c or watch.c. */
 static inline void fallocate_begun(struct operation *op);
-static inline void leave(struct operation *op);
+static inline void leave(struct operation *op);		/* it has ended */
+static inline int is_applied_of_interest(void);		/* of a write */
 
 /* The operation is over: number it and let it go. inode 0: its size is not of interest (any more). */
 static inline void finish(struct operation *op, u64 inode, s64 result)
@@ -425,6 +433,8 @@ static inline void finish(struct operation *op, u64 inode, s64 result)
 	op->result = result;
 	op->cpu_end = bpf_get_smp_processor_id();
 	op->t_end = bpf_ktime_get_ns();
+	if (op->t_applied == AT_ITS_END)
+		op->t_applied = op->t_end;
 	op->seq_end = take_numbers(1);
 	/*
 	 * The size comes after the number: read before it, a write that ends in

@@ -7,7 +7,7 @@
  * fallocate that ends beyond the file's size and sets it, and a write that ends behind it.
  *
  * Fallocates of that kind are kept in a table of sets: that of a file has the last
- * WATCH_SLOTS fallocates of all files of the set. A write needs no entry. When it ends, it
+ * WATCH_SLOTS fallocates of all files of the set, and those in flight. A write needs no entry. When it ends, it
  * looks for those that ended after it began, or have not ended: mostly two counters and a
  * number tell that there is none. If it has met one, it leaves the kernel; if that one has
  * ended, it takes it along, or else it leaves a note, and the fallocate follows when it ends.
@@ -33,6 +33,8 @@
 #define barrier()	asm volatile("" : : : "memory")
 #define READ_ONCE(x)	(*(volatile typeof(x) *)&(x))
 
+#define PLACES_TRIED	8
+
 /* A place for a post-EOF fallocate. */
 struct zero_write {
 	u64 writers;		/* programs that fill it in: at most one goes on */
@@ -49,12 +51,14 @@ struct zero_set {
 	u64 begun;
 	u64 ended;
 	u64 last_end;		/* the latest seq_end */
+	u64 next;		/* the next place to take, modulo WATCH_SLOTS */
 };
 
 BPF_ARRAY(zero_sets, struct zero_set, WATCH_SETS);
 BPF_ARRAY(zero_writes, struct zero_write, WATCH_SETS * WATCH_SLOTS);
 BPF_PERCPU_ARRAY(seen, u64, OP_KINDS);			/* OP_* -> operations that ended */
 BPF_PERCPU_ARRAY(zero_begun, u64, 1);			/* post-EOF fallocates that began */
+BPF_ARRAY(zero_flying, u64, 1);				/* those that have not ended */
 
 static inline s64 end_of(struct operation *op)
 {
@@ -93,18 +97,30 @@ static inline void fallocate_begun(struct operation *op)
 {
 	u32 at = op->ino % WATCH_SETS;
 	struct zero_set *set = zero_sets.lookup(&at);
-	struct zero_write *zero;
+	struct zero_write *zero = 0;
 	u64 *counter, until;
-	int first = 0;
+	int first = 0, i;
 
 	if (!set || !is_post_eof(op))
 		return;
 	counter = zero_begun.lookup(&first);
 	if (counter)
 		(*counter)++;
-	op->slot = fetch_add(&set->begun, 1) % WATCH_SLOTS + 1;
-	at = at * WATCH_SLOTS + op->slot - 1;
-	zero = zero_writes.lookup(&at);
+	fetch_add(&set->begun, 1);
+	counter = zero_flying.lookup(&first);
+	if (counter)
+		__sync_fetch_and_add(counter, 1);
+	/* The oldest, but rather one that has ended: some wait for a lock while a hundred others get it. */
+#pragma clang loop unroll(disable)
+	for (i = 0; i < PLACES_TRIED; i++) {
+		u32 place;
+
+		op->slot = fetch_add(&set->next, 1) % WATCH_SLOTS + 1;
+		place = at * WATCH_SLOTS + op->slot - 1;
+		zero = zero_writes.lookup(&place);
+		if (!zero || READ_ONCE(zero->until) != MAX_NUMBER)
+			break;
+	}
 	if (!zero)
 		return;
 	/* Before it is marked as taken, so that whoever misses the one before sees why. */
@@ -117,6 +133,8 @@ static inline void fallocate_begun(struct operation *op)
 	if (fetch_add(&zero->writers, 1)) {
 		fetch_add(&zero->writers, -1);
 		fetch_add(&set->ended, 1);
+		if (counter)
+			__sync_fetch_and_add(counter, -1);
 		op->slot = 0;	/* counted at its end */
 		return;
 	}
@@ -134,6 +152,8 @@ static inline void zero_write_ended(struct operation *op)
 	u32 at = op->ino % WATCH_SETS;
 	struct zero_set *set = zero_sets.lookup(&at);
 	struct zero_write *zero;
+	int first = 0;
+	u64 *flying = zero_flying.lookup(&first);
 	u64 met = 0;
 
 	if (!set || !is_post_eof(op))
@@ -157,6 +177,8 @@ static inline void zero_write_ended(struct operation *op)
 	}
 	fetch_add(&zero->writers, -1);
 	fetch_add(&set->ended, 1);
+	if (flying)
+		__sync_fetch_and_add(flying, -1);
 	if (met)
 		submit(op);
 }
@@ -219,6 +241,19 @@ static inline void write_ended(struct operation *op)
 		submit(op);
 	if (op->slot >> WRITE_UNSURE_SHIFT)
 		count_drop(DROP_UNWATCHED);
+}
+
+/*
+ * When a write took effect is compared with when a fallocate did: one in flight now, but
+ * for one that begins before the write has ended. Then the pair may be called exposed
+ * that was seen to be ordered by the kernel.
+ */
+static inline int is_applied_of_interest(void)
+{
+	int first = 0;
+	u64 *flying = zero_flying.lookup(&first);
+
+	return flying && *flying;
 }
 
 static inline void leave(struct operation *op)

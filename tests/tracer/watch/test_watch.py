@@ -58,40 +58,60 @@ def lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-@pytest.mark.slow
-def test_the_same_pairs_as_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both at once, on the same run: blockstack without a workaround on XFS."""
-    found: list[tuple[Any, Any, int]] = []
+Found = dict[tuple[int, ...], int]
+"""Outcome of each pair, by what both recorders tell of its operations."""
+
+
+def by_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *load: object) -> tuple[Found, Found, Watched]:
+    """Pairs that watch and trace find in the same run."""
+
+    def key(first: Any, second: Any) -> tuple[int, ...]:
+        return tuple(int(row[name]) for row in (second, first) for name in ("tid", "op", "offset", "length"))
+
+    told: list[tuple[tuple[int, ...], int]] = []
     of_new = pairs._of_new
 
     def spy(rule: Rule, ops: Operations, is_new: Any) -> Iterator[RulePairs]:
         for chunk in of_new(rule, ops, is_new):
-            found.extend(zip(ops[chunk.first], ops[chunk.second], chunk.outcome.tolist(), strict=True))
+            for f, w, outcome in zip(chunk.first, chunk.second, chunk.outcome.tolist(), strict=True):
+                told.append((key(ops[f], ops[w]), outcome))
             yield chunk
 
     monkeypatch.setattr(pairs, "_of_new", spy)
     kept = tmp_path / "t.parquet"
-    guest = (sys.executable, LOAD, "guest", "none")
-    result, events = in_process(*EOFRACE, "trace", "-q", "-o", kept, "--", *guest)
+    result, events = in_process(*EOFRACE, "trace", "-q", "-o", kept, "--", sys.executable, LOAD, *load)
+    of_watch = dict(told)
+    assert result.state.counts.exposed == len(told) == len(of_watch) == sum(event.hazard.pairs for event in events)
+    assert result.status is Status.HAZARD
     ops = trace.read(kept).ops
     judged = pairs.RULE.pairs(ops)
+    of_trace = {
+        key(ops[f], ops[w]): int(outcome)
+        for f, w, outcome in zip(judged.first, judged.second, judged.outcome, strict=True)
+    }
+    return of_watch, of_trace, result
 
-    def key(first: Any, second: Any) -> tuple[int, ...]:
-        """Operations of both recorders that are the same system call's."""
-        return tuple(int(row[name]) for row in (first, second) for name in ("tid", "op", "offset", "length"))
 
-    of_watch = {key(f, w): (f, w) for f, w, _ in found}
-    of_trace = {key(ops[f], ops[w]) for f, w in zip(judged.first, judged.second, strict=True)}
-    assert result.state.counts.exposed == len(found) == len(of_watch) == sum(event.hazard.pairs for event in events)
-    assert result.status is Status.HAZARD
+@pytest.mark.slow
+def test_the_same_pairs_as_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both at once: blockstack without a workaround on XFS."""
+    of_watch, of_trace, result = by_both(tmp_path, monkeypatch, "guest", "none")
     assert not any(result.state.lost.values())
     assert len(of_trace) > 20
     # Each looks at the file's size itself: what one takes for post-EOF, a microsecond later need not be.
-    assert len(of_trace.symmetric_difference(of_watch)) <= len(of_trace) // 10
-    same = of_trace & of_watch.keys()
-    outcome = {key(ops[f], ops[w]): o for f, w, o in zip(judged.first, judged.second, judged.outcome, strict=True)}
-    differ = [pair for pair in same if outcome[pair] != {key(f, w): o for f, w, o in found}[pair]]
-    assert len(differ) <= len(same) // 10
+    assert len(of_trace.keys() ^ of_watch.keys()) <= len(of_trace) // 10
+    differ = [pair for pair in of_trace.keys() & of_watch.keys() if of_trace[pair] != of_watch[pair]]
+    assert len(differ) <= len(of_trace) // 10
+
+
+@pytest.mark.slow
+def test_what_is_missed_in_a_crowd_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some wait for the inode's lock while more fallocates come and go than the table has room for."""
+    of_watch, of_trace, result = by_both(tmp_path, monkeypatch, "crowd")
+    writes = {pair[:4] for pair in of_trace.keys() - of_watch.keys()}
+    assert len(writes) <= result.state.lost["not watched"] + len(of_trace) // 50
+    assert len(of_watch.keys() - of_trace.keys()) <= len(of_trace) // 50
+    assert len(of_watch) > len(of_trace) // 2
 
 
 @pytest.mark.slow
