@@ -65,6 +65,21 @@ def test_whatever_io_uring_does_to_a_file(vm: machine.Machine) -> None:
 
 @pytest.mark.vm
 @pytest.mark.slow
+def test_watch_finds_the_control_and_nothing_else(vm: machine.Machine) -> None:
+    """With the functions instead of tracepoints, and past the verifier of 6.1."""
+    done = vm.run([sys.executable, str(INSIDE / "watch.py")], timeout=600)
+    report = json.loads(done.stdout.splitlines()[-1])
+    none, serialise = report["none"], report["serialise"]
+    assert (none["status"], serialise["status"]) == (1, 0), report
+    assert none["told"] == none["summary"]["counts"]["post-eof-fallocate"]["exposed"] > 20
+    assert serialise["told"] == 0
+    assert serialise["summary"]["post_eof_fallocates"] > 50
+    assert (none["summary"]["lost"], serialise["summary"]["lost"]) == (0, 0)
+    assert serialise["summary"]["gaps"] == []
+
+
+@pytest.mark.vm
+@pytest.mark.slow
 def test_every_mechanism_sees_the_same_operations(vm: machine.Machine) -> None:
     done = vm.run([sys.executable, str(INSIDE / "mechanisms.py")], timeout=600)
     said = done.stderr.decode(errors="replace")[-2000:]
