@@ -1,4 +1,4 @@
-"""`python -m bench tracing`: what `eofrace trace` costs the load that it watches, against the same load untraced."""
+"""`python -m bench tracing`: what `eofrace trace` and `watch` cost a load, against the same load alone."""
 
 import contextlib
 import json
@@ -56,11 +56,22 @@ class Traced:
 
 
 @dataclass(slots=True)
+class Watched:
+    """Figures of one watched run."""
+
+    iops: float
+    operations: int
+    lost: int
+    cpu: float  # of one core, while the load ran
+
+
+@dataclass(slots=True)
 class Rounds:
-    """IOPS of each round, untraced, traced and under strace, and the traced runs' figures."""
+    """IOPS of each round, untraced and under strace, and the figures of the traced and watched runs."""
 
     plain: list[float] = field(default_factory=list)
     traced: list[Traced] = field(default_factory=list)
+    watched: list[Watched] = field(default_factory=list)
     strace: list[float] = field(default_factory=list)
 
 
@@ -69,7 +80,7 @@ class Rounds:
 @click.option("--seconds", type=click.IntRange(1, 3600), default=8, show_default=True, help="Of one run.")
 @click.option("--json", "json_file", metavar="FILE", help="Write the result as JSON; - is stdout.")
 def tracing(rounds: int, seconds: int, json_file: str | None) -> None:
-    """4 KiB random writes of fio (libaio, depth 32, XFS on loop): alone, under `eofrace trace`, under strace."""
+    """4 KiB random writes of fio (libaio, depth 32, XFS on loop): alone, under `eofrace trace`, `watch`, strace."""
     if json_file is not None:
         check_writable(json_file)
     found = Rounds()
@@ -80,6 +91,7 @@ def tracing(rounds: int, seconds: int, json_file: str | None) -> None:
         sides: list[Callable[[], None]] = [
             lambda: found.plain.append(_fio(file, timed, None)),
             lambda: found.traced.append(_traced(file, timed)),
+            lambda: found.watched.append(_watched(file, timed)),
             lambda: found.strace.append(_fio(file, timed, "strace")),
         ]
         for number in range(rounds):
@@ -101,15 +113,19 @@ def tracing(rounds: int, seconds: int, json_file: str | None) -> None:
 
 def _rows(found: Rounds, fast: Traced) -> list[dict[str, Any]]:
     lost = [100 * (1 - one.iops / plain) for plain, one in zip(found.plain, found.traced, strict=True)]
+    lost_watched = [100 * (1 - one.iops / plain) for plain, one in zip(found.plain, found.watched, strict=True)]
     lost_strace = [100 * (1 - one / plain) for plain, one in zip(found.plain, found.strace, strict=True)]
     median = statistics.median
     rows: list[tuple[str, float, str, float | None]] = [
         ("IOPS of the load, untraced", median(found.plain), "/s", None),
         ("IOPS lost with trace", median(lost), "%", 5.0),
+        ("IOPS lost with watch", median(lost_watched), "%", 2.0),
         ("IOPS lost with strace -f -e trace=io_submit,io_getevents", median(lost_strace), "%", None),
         ("operations recorded in a second, at the fast load", fast.iops, "/s", None),
         ("operations dropped at the fast load", fast.dropped, "", 0.0),
         ("operations dropped", sum(one.dropped for one in found.traced), "", 0.0),
+        ("operations that watch lost", sum(one.lost for one in found.watched), "", 0.0),
+        ("CPU of watch, of one core", 100 * median(one.cpu for one in found.watched), "%", None),
         ("CPU of the recorder, of one core", 100 * median(one.cpu for one in found.traced), "%", 10.0),
         ("trace on disk, per operation", median(one.bytes_per_operation for one in found.traced), "bytes", 16.0),
         (
@@ -175,6 +191,23 @@ def _traced(file: Path, words: list[str]) -> Traced:
     )
 
 
+def _watched(file: Path, words: list[str]) -> Watched:
+    """One run that is watched."""
+    summary = Path(f"{file}.json")
+    command = [*_EOFRACE, "watch", "-q", "--comm", "fio", "--json", str(summary)]
+    with subprocess.Popen(command) as process:
+        try:
+            _until_attached(process)
+            before, begin = _cpu(process.pid), time.monotonic()
+            iops = _fio(file, words, None)
+            cpu = (_cpu(process.pid) - before) / (time.monotonic() - begin)
+        finally:
+            process.send_signal(signal.SIGINT)
+    report = json.loads(summary.read_text())
+    summary.unlink()
+    return Watched(iops, sum(report["operations"].values()), report["lost"], cpu)
+
+
 def _until_attached(process: "subprocess.Popen[bytes]") -> None:
     """Wait until the recorder's programs are attached. Raises EofraceError."""
     for _ in range(600):
@@ -186,7 +219,7 @@ def _until_attached(process: "subprocess.Popen[bytes]") -> None:
                 time.sleep(1)
                 return
         time.sleep(0.1)
-    raise EofraceError("eofrace trace did not attach: run it by itself to see why")
+    raise EofraceError("eofrace did not attach: run it by itself to see why")
 
 
 def _cpu(pid: int) -> float:

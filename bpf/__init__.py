@@ -30,8 +30,8 @@ PROGRAM = (
 )
 """The files that every host's program has, in the order in which they build on each other.
 
-The others come behind them: `X_function.c`, what a function of the kernel tells, and `X_kprobe.c` or
-`X_kfunc.c`, how it is attached to that function.
+The others come behind them: `record.c` or `watch.c`, what leaves the kernel; `X_function.c`, what a function of the
+kernel tells, and `X_kprobe.c` or `X_kfunc.c`, how it is attached to that function.
 """
 
 

@@ -18,14 +18,60 @@
 #define IOCB_CMD_PWRITE		1
 #define IOCB_CMD_PWRITEV	8
 
+static inline struct placed_write *home_of(u64 kiocb)
+{
+	u32 at = kiocb * 0x9e3779b97f4a7c15ULL >> 54;	/* 64 bits less those of WRITE_PLACES */
+
+	return placed_writes.lookup(&at);
+}
+
+static inline struct write *find_write(u64 kiocb)
+{
+	struct placed_write *place = home_of(kiocb);
+
+	return place && place->kiocb == kiocb ? &place->w : writes.lookup(&kiocb);
+}
+
+/* 0 if there was room. */
+static inline int keep_write(u64 kiocb, struct write *w)
+{
+	struct placed_write *place = home_of(kiocb);
+
+	if (!place)
+		return -1;
+	if (fetch_add(&place->takers, 1)) {
+		fetch_add(&place->takers, -1);
+		return writes.update(&kiocb, w);
+	}
+	place->w = *w;
+	place->kiocb = kiocb;
+	return 0;
+}
+
+/* 0 if it was there. */
+static inline int forget_write(u64 kiocb)
+{
+	struct placed_write *place = home_of(kiocb);
+
+	if (!place || place->kiocb != kiocb)
+		return writes.delete(&kiocb);
+	place->kiocb = 0;
+	place->w.op.op = 0;
+	fetch_add(&place->takers, -1);
+	return 0;
+}
+
 /* When XFS began to convert extents and raise i_size, per write, and from which size. */
 int on_xfs_end_io_direct_write(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 inode = ctx->args[0] + OFF_xfs_inode_i_vnode;
 	s64 offset = ctx->args[1];
 	u32 slot = applied_slot(inode, offset);
-	struct applied *entry = applied.lookup(&slot);
+	struct applied *entry;
 
+	if (!is_applied_of_interest())
+		return 0;
+	entry = applied.lookup(&slot);
 	if (!entry || (s64)ctx->args[2] <= 0)
 		return 0;	/* an attempt that wrote nothing */
 	entry->inode = inode;
@@ -41,15 +87,15 @@ static inline void end_write(u64 kiocb, struct write *w, s64 result)
 	u32 slot = applied_slot(w->inode, w->op.offset);
 	struct applied *entry = applied.lookup(&slot);
 
-	/* Other file systems raise i_size within iomap_dio_complete(), so that its end is the latest it can be. */
-	if (result > 0)
-		w->op.t_applied = bpf_ktime_get_ns();
 	if (entry && entry->inode == w->inode && entry->offset == w->op.offset && entry->when > w->op.t_begin) {
 		w->op.t_applied = entry->when;
 		w->op.size_applied = entry->size;
+	} else if (result > 0) {
+		/* Other file systems raise i_size within iomap_dio_complete(), so that its end is the latest it can be. */
+		w->op.t_applied = AT_ITS_END;
 	}
 	finish(&w->op, w->inode, result);
-	writes.delete(&kiocb);
+	forget_write(kiocb);
 }
 
 /*
@@ -63,13 +109,13 @@ static inline void end_failed(u64 kiocb, u64 seq, s64 result)
 
 	if (!kiocb)
 		return;
-	w = writes.lookup(&kiocb);
+	w = find_write(kiocb);
 	if (!w || w->op.seq_begin != seq || w->queued)
 		return;
 	/* Given up by iomap, and done through the page cache: nobody says when, and how much. */
 	if (w->op.op == OP_AIO_WRITE && result == NONE_RESULT && (!w->tried || w->tried == -EOF_ENOTBLK)) {
 		count_drop(DROP_BYPASS);
-		writes.delete(&kiocb);
+		forget_write(kiocb);
 		return;
 	}
 	end_write(kiocb, w, result != NONE_RESULT ? result : w->tried);
@@ -85,9 +131,8 @@ static inline struct submission *submission_of_thread(void)
 }
 
 /* Which interface a kiocb comes from: whoever wants to hear of its completion. */
-static inline u8 origin(u64 kiocb)
+static inline u8 origin(u64 complete)
 {
-	u64 complete = FIELD(u64, kiocb, OFF_kiocb_ki_complete);
 	struct submission *s;
 
 	if (!complete)
@@ -183,19 +228,25 @@ static inline void begin_in_submission(u64 kiocb, struct write *w)
 
 static inline void begin_write(u64 kiocb, u64 iter)
 {
-	u64 file = FIELD(u64, kiocb, OFF_kiocb_ki_filp);
+	u8 what[KIOCB_HEAD] __attribute__((aligned(8)));
+	u8 data[ITER_HEAD] __attribute__((aligned(8)));
 	struct write w = {}, *old;
 	s64 offset;
+	u64 file;
 
-	if (!FIELD(u8, iter, OFF_iov_iter_data_source))
+	READ(data, iter);
+	if (!PART(u8, data, OFF_iov_iter_data_source))
 		return;		/* ITER_DEST: a read */
+	READ(what, kiocb);
+	file = PART(u64, what, OFF_kiocb_ki_filp);
 	w.inode = FIELD(u64, file, OFF_file_f_inode);
 	if (!identify(&w.op, w.inode))
 		return;
-	note_name(&w.op, file);
-	offset = FIELD(s64, kiocb, OFF_kiocb_ki_pos);
+	if (NAME_ALL)
+		note_name(&w.op, file);
+	offset = PART(s64, what, OFF_kiocb_ki_pos);
 
-	old = writes.lookup(&kiocb);
+	old = find_write(kiocb);
 	if (old) {
 		/*
 		 * Again, for the rest, with another lock, or from a worker: xfs_file_dio_write_unaligned()
@@ -207,14 +258,15 @@ static inline void begin_write(u64 kiocb, u64 iter)
 			return;
 		}
 		count_drop(DROP_STALE);
+		forget_write(kiocb);
 	}
 
-	begin_now(&w.op);
+	begin_here(&w.op);
 	w.tried = NONE_RESULT;
-	w.op.op = origin(kiocb);
+	w.op.op = origin(PART(u64, what, OFF_kiocb_ki_complete));
 	w.op.offset = offset;
-	w.op.length = FIELD(u64, iter, OFF_iov_iter_count);
-	w.op.flags = FIELD(u32, kiocb, OFF_kiocb_ki_flags);
+	w.op.length = PART(u64, data, OFF_iov_iter_count);
+	w.op.flags = PART(u32, what, OFF_kiocb_ki_flags);
 	w.op.size_begin = inode_size(w.inode);
 	w.op.request = request_of(kiocb, w.op.op);
 
@@ -224,7 +276,9 @@ static inline void begin_write(u64 kiocb, u64 iter)
 		begin_in_submission(kiocb, &w);
 	if (!w.op.seq_begin)
 		w.op.seq_begin = take_numbers(1);
-	if (writes.update(&kiocb, &w))
+	if (!w.op.t_begin)
+		w.op.t_begin = bpf_ktime_get_ns();
+	if (keep_write(kiocb, &w))
 		count_drop(DROP_MAP);
 }
 
@@ -245,7 +299,8 @@ int on_iomap_dio_rw_queued(struct bpf_raw_tracepoint_args *ctx)
 	if (!s || !s->kiocb)
 		return 0;
 	kiocb = s->kiocb;
-	w = writes.lookup(&kiocb);
+	s->kiocb = 0;	/* nobody need look for it again */
+	w = find_write(kiocb);
 	if (!w || w->op.seq_begin != s->kiocb_seq)
 		return 0;
 	w->queued = 1;
@@ -281,7 +336,7 @@ static inline int may_continue(u64 kiocb, struct write *w, s64 result)
 
 static inline void complete_write(u64 kiocb, s64 result)
 {
-	struct write *w = writes.lookup(&kiocb);
+	struct write *w = find_write(kiocb);
 
 	if (!w)
 		return;

@@ -14,7 +14,7 @@ static inline void complete_begin(u64 dio)
 	u64 id = bpf_get_current_pid_tgid();
 	u64 kiocb = FIELD(u64, dio, OFF_iomap_dio_iocb);
 
-	if (writes.lookup(&kiocb))
+	if (find_write(kiocb))
 		completing.update(&id, &kiocb);
 	else
 		completing.delete(&id);		/* of a return that was missed: its kiocb may be another's by now */
@@ -34,7 +34,7 @@ static inline void complete_return(s64 result)
 /* Whoever wanted to hear of the completion is called: ki_complete(kiocb, res). */
 static inline void completed(u64 kiocb, s64 result)
 {
-	struct write *w = writes.lookup(&kiocb);
+	struct write *w = find_write(kiocb);
 
 	if (w)
 		end_write(kiocb, w, result);

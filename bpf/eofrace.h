@@ -14,9 +14,11 @@
 #define OP_TRUNCATE		6
 #define OP_OPEN			7	/* no operation: a call that may turn out to be a truncation */
 #define OP_PATH			8	/* the same: truncate(2), until it is known of which file */
+#define OP_KINDS		9
 
 #define NONE_RESULT		(-0x7fffffffffffffffLL - 1)
 #define NONE_SIZE		(-1LL)
+#define AT_ITS_END		(-1LL)	/* t_applied that finish() fills in */
 
 #define TS_COMPAT		2	/* asm/thread_info.h, x86 */
 
@@ -26,6 +28,8 @@
 
 #define O_DIRECT_BIT		OPEN_O_DIRECT
 #define O_APPEND_BIT		02000
+#define KEEP_SIZE		1	/* linux/falloc.h */
+#define MAX_BYTE		0x7fffffffffffffffULL	/* the largest offset */
 
 /* One operation: the fields and offsets of tracer.operations.OPERATION. */
 struct operation {
@@ -50,6 +54,7 @@ struct operation {
 	u16 cpu_end;
 	u8 op;			/* OP_* */
 	char comm[16];
+	u8 slot;		/* of watch.c, from 1; 0: none. Nobody reads it outside */
 };
 
 _Static_assert(__builtin_offsetof(struct operation, flags) == 112, "record layout");
@@ -95,6 +100,15 @@ struct write {
 	u8 queued;		/* 1: iomap_dio_rw() returned -EIOCBQUEUED */
 };
 
+/* A place for one whose struct kiocb hashes there: to insert one into a hash and to delete it costs 300 ns. */
+struct placed_write {
+	struct write w;		/* op.op 0: free */
+	u64 kiocb;		/* address; 0: free */
+	u64 takers;		/* writes that have it, or try to get it */
+};
+
+#define WRITE_PLACES	1024
+
 struct inode_key {
 	u64 ino;
 	u64 dev;		/* kernel's dev_t: of the super block, on btrfs of the subvolume */
@@ -138,6 +152,7 @@ enum drop {
 	DROP_WAITS,		/* an io_uring request that others had to end before: its begin is not seen */
 	DROP_FILE,		/* a truncation of nobody knows which file */
 	DROP_PLACE,		/* a write to nobody knows where in its file */
+	DROP_UNWATCHED,		/* an operation that the table of watch.c had no room for */
 	DROP_KINDS,
 };
 
@@ -146,7 +161,8 @@ BPF_HASH(watched, struct inode_key, u64, 4096);		/* inode -> st_dev */
 BPF_HASH(learning, u64, u64, 64);			/* pid_tgid of a thread in watch_file() -> st_dev */
 BPF_HASH(calls, u64, struct call, 16384);		/* pid_tgid -> system call of a thread */
 BPF_TABLE("lru_hash", u64, struct submission, submissions, 16384);	/* pid_tgid -> its last submission */
-BPF_HASH(writes, u64, struct write, 65536);		/* address of struct kiocb -> write in flight */
+BPF_ARRAY(placed_writes, struct placed_write, WRITE_PLACES);	/* write_place() -> write in flight */
+BPF_HASH(writes, u64, struct write, 65536);		/* address of struct kiocb -> write in flight without a place */
 BPF_ARRAY(applied, struct applied, APPLIED_SLOTS);	/* applied_slot() -> the last write there */
 BPF_TABLE("lru_hash", u64, struct operation, punts, 16384);	/* address of struct kiocb -> begin of a write for a worker */
 BPF_HASH(urings, u64, struct uring, 16384);		/* address of struct io_kiocb -> request */
@@ -196,6 +212,10 @@ BPF_PERCPU_ARRAY(new_name, struct name, 1);
 	bpf_probe_read_kernel(&_value, sizeof(_value), (void *)((u64)(base) + (off))); \
 	_value; })
 
+/* Several fields of one structure at once: a call of the helper costs more than the bytes. */
+#define READ(block, base)	bpf_probe_read_kernel(block, sizeof(block), (void *)(u64)(base))
+#define PART(type, block, off)	(*(type *)((block) + (off)))
+
 #define SYSCALL_ARG(regs, n)	FIELD(u64, regs, OFF_pt_regs_arg##n)
 
 /* Of a kprobe's or kretprobe's struct pt_regs *ctx: an argument of the function, its result. */
@@ -203,19 +223,32 @@ BPF_PERCPU_ARRAY(new_name, struct name, 1);
 #define KPROBE_RESULT		(*(s64 *)((char *)ctx + OFF_pt_regs_ret))
 
 /*
- * *p += n, returning the old value, in one atomic step. BPF has had that since
- * 5ca419f2864a (v5.12); the compiler in bcc emits it only for -mcpu=v3, which
- * bcc cannot be asked for. So the instruction is spelled out, with the numbers of
- * the registers that the compiler happened to choose.
+ * Atomic steps that return the old value. BPF has had them since 5ca419f2864a and
+ * 5ffa25502b5a (v5.12); the compiler in bcc emits them only for -mcpu=v3, which bcc cannot
+ * be asked for. So the instructions are spelled out, with the numbers of the registers that
+ * the compiler happened to choose.
  */
+#define REGISTER(name, operand)							\
+	".irp n, 0,1,2,3,4,5,6,7,8,9\n"						\
+	".ifc " operand ",r\\n\n.set eofrace_" name ", \\n\n.endif\n"		\
+	".endr\n"
+
+/* *p += n */
 static inline u64 fetch_add(u64 *p, u64 n)
 {
 	asm volatile(
-		".irp n, 0,1,2,3,4,5,6,7,8,9\n"
-		".ifc %1,r\\n\n.set eofrace_p, \\n\n.endif\n"
-		".ifc %0,r\\n\n.set eofrace_n, \\n\n.endif\n"
-		".endr\n"
+		REGISTER("p", "%1") REGISTER("n", "%0")
 		".byte 0xdb, eofrace_n << 4 | eofrace_p, 0, 0, 1, 0, 0, 0\n"
+		: "+r"(n) : "r"(p) : "memory");
+	return n;
+}
+
+/* *p = n */
+static inline u64 exchange(u64 *p, u64 n)
+{
+	asm volatile(
+		REGISTER("p", "%1") REGISTER("n", "%0")
+		".byte 0xdb, eofrace_n << 4 | eofrace_p, 0, 0, 0xe1, 0, 0, 0\n"
 		: "+r"(n) : "r"(p) : "memory");
 	return n;
 }
@@ -296,9 +329,9 @@ static inline u64 encoded_dev(u64 dev)
 	return (minor & 0xff) | (dev >> 20) << 8 | (minor & ~0xffULL) << 12;
 }
 
-static inline int is_data_file(u64 inode, u64 magic)
+static inline int is_data_file(u16 mode, u64 magic)
 {
-	return (FIELD(u16, inode, OFF_inode_i_mode) & S_IFMT) == S_IFREG && !is_pseudo(magic);
+	return (mode & S_IFMT) == S_IFREG && !is_pseudo(magic);
 }
 #endif
 
@@ -316,12 +349,14 @@ static inline int is_selected(void)
 /* Fill in dev and ino; 0 if the inode is not traced. */
 static inline int identify_inode(struct operation *op, u64 inode)
 {
+	u8 head[INODE_HEAD] __attribute__((aligned(8)));
 	struct inode_key key;
 	u64 sb, magic;
 
 	if (!inode)
 		return 0;
-	sb = FIELD(u64, inode, OFF_inode_i_sb);
+	READ(head, inode);
+	sb = PART(u64, head, OFF_inode_i_sb);
 	magic = FIELD(u64, sb, OFF_super_block_s_magic);
 #if BY_FILE
 	key = key_of(inode, sb, magic);
@@ -331,7 +366,7 @@ static inline int identify_inode(struct operation *op, u64 inode)
 		return 0;
 	op->dev = *dev;
 #else
-	if (!is_data_file(inode, magic))
+	if (!is_data_file(PART(u16, head, OFF_inode_i_mode), magic))
 		return 0;
 	key = key_of(inode, sb, magic);
 	op->dev = encoded_dev(key.dev);
@@ -404,12 +439,11 @@ static inline u64 file_of(u32 fd)
 	return FIELD(u64, FIELD(u64, fdt, OFF_fdtable_fd) + 8ULL * fd, 0);
 }
 
-/* Who, where, when; not yet seq_begin. */
-static inline void begin_now(struct operation *op)
+/* Who and where; not yet seq_begin and t_begin. */
+static inline void begin_here(struct operation *op)
 {
 	u64 id = bpf_get_current_pid_tgid();
 
-	op->t_begin = bpf_ktime_get_ns();
 	op->pid = id >> 32;
 	op->tid = id;
 	op->cpu_begin = bpf_get_smp_processor_id();
@@ -420,14 +454,33 @@ static inline void begin_now(struct operation *op)
 	bpf_get_current_comm(op->comm, sizeof(op->comm));
 }
 
-/* The operation is over: number it and let it leave the kernel. inode 0: its size is not of interest (any more). */
+/* And when. */
+static inline void begin_now(struct operation *op)
+{
+	begin_here(op);
+	op->t_begin = bpf_ktime_get_ns();
+}
+
+/* Let an operation leave the kernel. */
+static inline void submit(struct operation *op)
+{
+	if (ring.ringbuf_output(op, sizeof(*op), NO_WAKEUP))
+		count_drop(DROP_RING);
+}
+
+/* What to make of operations: record.c or watch.c. */
+static inline void fallocate_begun(struct operation *op);
+static inline void leave(struct operation *op);		/* it has ended */
+static inline int is_applied_of_interest(void);		/* of a write */
+
+/* The operation is over: number it and let it go. inode 0: its size is not of interest (any more). */
 static inline void finish(struct operation *op, u64 inode, s64 result)
 {
-	struct operation *out;
-
 	op->result = result;
 	op->cpu_end = bpf_get_smp_processor_id();
 	op->t_end = bpf_ktime_get_ns();
+	if (op->t_applied == AT_ITS_END)
+		op->t_applied = op->t_end;
 	op->seq_end = take_numbers(1);
 	/*
 	 * The size comes after the number: read before it, a write that ends in
@@ -435,13 +488,7 @@ static inline void finish(struct operation *op, u64 inode, s64 result)
 	 * operation had cut it off.
 	 */
 	op->size_end = inode ? inode_size(inode) : NONE_SIZE;
-	out = ring.ringbuf_reserve(sizeof(*out));
-	if (!out) {
-		count_drop(DROP_RING);
-		return;
-	}
-	__builtin_memcpy(out, op, sizeof(*out));
-	ring.ringbuf_submit(out, NO_WAKEUP);
+	leave(op);
 }
 
 /* Begin a call on one file: 0 if the file is watched and call is filled in, -1 if not. */
@@ -450,7 +497,8 @@ static inline int begin_on_file(struct call *call, u64 file, u8 kind)
 	call->inode = file ? FIELD(u64, file, OFF_file_f_inode) : 0;
 	if (!identify(&call->op, call->inode))
 		return -1;
-	note_name(&call->op, file);
+	if (NAME_ALL || kind == OP_FALLOCATE)
+		note_name(&call->op, file);
 	begin_now(&call->op);
 	call->op.seq_begin = take_numbers(1);
 	call->op.op = kind;
@@ -463,6 +511,8 @@ static inline void enter_call(struct call *call)
 {
 	u64 id = bpf_get_current_pid_tgid();
 
+	if (call->kind == OP_FALLOCATE)
+		fallocate_begun(&call->op);
 	if (calls.update(&id, call))
 		count_drop(DROP_MAP);
 }

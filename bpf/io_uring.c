@@ -50,8 +50,17 @@ static inline void uring_forget(u64 req)
 
 	if (!urings.delete(&req))
 		count_drop(DROP_STALE);
-	if (!writes.delete(&kiocb))
+	if (!forget_write(kiocb))
 		count_drop(DROP_STALE);
+}
+
+/* Whether fallocate_function.c sees this one. */
+static inline int is_seen_elsewhere(u8 op, u64 inode)
+{
+	int zero = 0;
+	u8 *by_function = xfs_by_function.lookup(&zero);
+
+	return op == OP_FALLOCATE && by_function && *by_function && is_xfs(inode);
 }
 
 static inline int uring_begin(u64 req)
@@ -85,7 +94,8 @@ static inline int uring_begin(u64 req)
 		uring.inode = FIELD(u64, file, OFF_file_f_inode);
 		if (!identify_inode(&uring.op, uring.inode))
 			return 0;
-		note_name(&uring.op, file);
+		if (NAME_ALL || opcode == IORING_OP_FALLOCATE)
+			note_name(&uring.op, file);
 	}
 	direct = file && uring_write_kind(file) == OP_URING_WRITE && opcode != IORING_OP_FALLOCATE && opcode != IORING_OP_FTRUNCATE;
 	/*
@@ -126,6 +136,8 @@ static inline int uring_begin(u64 req)
 	} else {
 		uring_write_begin(&uring.op, req, file, opcode);
 	}
+	if (uring.inode && uring.op.op == OP_FALLOCATE && !is_seen_elsewhere(OP_FALLOCATE, uring.inode))
+		fallocate_begun(&uring.op);
 	if (urings.update(&req, &uring))
 		count_drop(DROP_MAP);
 	return 0;
@@ -139,15 +151,6 @@ int on_io_uring_submit_req(struct bpf_raw_tracepoint_args *ctx)
 int on_io_uring_submit_sqe(struct bpf_raw_tracepoint_args *ctx)
 {
 	return uring_begin(ctx->args[0]);
-}
-
-/* Whether fallocate_function.c has seen this one. */
-static inline int is_seen_elsewhere(u8 op, u64 inode)
-{
-	int zero = 0;
-	u8 *by_function = xfs_by_function.lookup(&zero);
-
-	return op == OP_FALLOCATE && by_function && *by_function && is_xfs(inode);
 }
 
 /* Which file an open has truncated. It is no request's own, but its result is a descriptor, also in a worker. */
@@ -175,7 +178,7 @@ int on_io_uring_complete(struct bpf_raw_tracepoint_args *ctx)
 	result = URING_CQE ? FIELD(s32, ctx->args[2], OFF_io_uring_cqe_res) : (s32)ctx->args[3];
 	if (!uring) {
 		/* A write that iomap has given up, such as one with RWF_NOWAIT that would have to wait. */
-		w = writes.lookup(&kiocb);
+		w = find_write(kiocb);
 		if (w)
 			end_write(kiocb, w, result);
 		return 0;
@@ -236,7 +239,7 @@ int on_io_uring_queue_async_work(struct bpf_raw_tracepoint_args *ctx)
 	struct submission *s = submission_of_thread();
 	struct operation op = {};
 
-	if (urings.lookup(&req) || !identify(&op, inode) || writes.lookup(&kiocb))
+	if (urings.lookup(&req) || !identify(&op, inode) || find_write(kiocb))
 		return 0;
 	begin_now(&op);
 	op.size_begin = inode_size(inode);

@@ -18,9 +18,9 @@ import numpy as np
 import bpf
 from tracer import btf, hooks, interrupts
 from tracer.errors import UnsupportedError
-from tracer.hooks import WATCHED_FILES, Mechanism, Plan, Probe, Selection
+from tracer.hooks import WATCHED_FILES, Mechanism, Plan, Probe, Selection, Table
 from tracer.loader import attach_kfunc, build, import_bcc, quiet
-from tracer.operations import OPERATION, Operations
+from tracer.operations import OPERATION, WRITES, Op, Operations
 
 RECORD_BYTES = (OPERATION.itemsize + 7) // 8 * 8
 """A record in the ring: an OPERATION, padded as the C compiler pads it."""
@@ -34,7 +34,7 @@ LIMITS = (
 )
 """What no hook covers on any host."""
 
-_IN_FLIGHT = (b"calls", b"writes", b"urings")
+_IN_FLIGHT = (b"calls", b"placed_writes", b"writes", b"urings")
 """Maps of what has begun; each value begins with the operation."""
 
 _NAME_BYTES = 64
@@ -42,7 +42,7 @@ _NAME_BYTES = 64
 
 DROP_KINDS = (
     *("ring full", "map full", "end not seen", "not through iomap", "begin not seen"),
-    *("file not known", "place not known"),
+    *("file not known", "place not known", "not watched"),
 )
 """Why an operation was lost, in the order of enum drop in bpf/eofrace.h."""
 
@@ -72,13 +72,14 @@ class Probes:
     `gaps` maps each hook that could not be attached to the reason, and what that costs.
     """
 
-    def __init__(self, bcc: Any, program: Any, info: btf.Btf, ring_bytes: int) -> None:
+    def __init__(self, bcc: Any, program: Any, info: btf.Btf, ring_bytes: int, table: Table | None) -> None:
         self.mechanisms: dict[str, str] = {}
         self.gaps: dict[str, str] = {}
         self.ring_bytes = ring_bytes
         self.tells_subvolumes = hooks.tells_subvolumes(info)
         self._bcc = bcc
         self._program = program
+        self._table = table
         self._misses_offset = info.offset("bpf_prog_info.recursion_misses")
         self._programs: dict[str, Any] = {}
         self._watched: dict[tuple[int, int], set[tuple[int, int]]] = {}
@@ -124,7 +125,8 @@ class Probes:
         for name in _IN_FLIGHT:
             entries = self._program[name]
             for key, leaf in entries.items():
-                if leaf.op.dev == dev and leaf.op.ino == ino:
+                op = np.frombuffer(bytes(leaf), OPERATION, 1)[0]
+                if op["op"] and op["dev"] == dev and op["ino"] == ino:
                     with contextlib.suppress(KeyError):
                         del entries[key]
 
@@ -168,6 +170,31 @@ class Probes:
         """(st_dev, inode) -> how often a file of those recorded was seen to be mapped so that stores change it."""
         return {(int(key.dev), int(key.ino)): int(leaf.value) for key, leaf in self._program[b"mapped"].items()}
 
+    def seen(self) -> dict[Op, int]:
+        """Operations that ended since the programs were attached, by kind. As the next two: with a `hooks.Table`."""
+        table = self._program[b"seen"]
+        counts = {op: int(table.sum(ctypes.c_int(op)).value) for op in (*WRITES, Op.FALLOCATE, Op.TRUNCATE)}
+        return {op: count for op, count in counts.items() if count}
+
+    def post_eof_fallocates(self) -> int:
+        """Those that began since the programs were attached."""
+        return int(self._program[b"zero_begun"].sum(ctypes.c_int(0)).value)
+
+    def remembered(self, writes: Operations) -> tuple[Operations, int]:
+        """Post-EOF fallocates that have ended, as far as the table has them; with writes (n,), which are in flight.
+
+        And how many of these may have met one that the table has no more.
+        """
+        assert self._table is not None
+        rows, forgotten = [], np.zeros(self._table.sets, np.uint64)
+        for place, leaf in enumerate(self._program[b"zero_writes"].values()):
+            which = place // self._table.slots
+            forgotten[which] = max(int(forgotten[which]), leaf.forgotten)
+            if leaf.since and leaf.op.seq_end:
+                rows.append(bytes(leaf.op)[: OPERATION.itemsize])
+        unsure = forgotten[(writes["ino"] % np.uint64(self._table.sets)).astype(np.int64)] > writes["seq_begin"]
+        return np.frombuffer(b"".join(rows), OPERATION), int(np.count_nonzero(unsure))
+
     def inflight(self) -> Operations:
         """OPERATION rows of what has begun on a watched inode and not ended, as of now."""
         rows = b"".join(
@@ -181,11 +208,16 @@ class Probes:
         """Operations lost since the programs were attached, by reason.
 
         "program skipped": the kernel did not run a program because it was interrupted by itself on the same
-        CPU (bpf_prog_info.recursion_misses, 9ed9e9ba2337, v5.12): at most one begin or end each.
+        CPU (bpf_prog_info.recursion_misses, 9ed9e9ba2337, v5.12): at most one begin or end each. Completions of direct
+        writes, which interrupt each other most, do not count as long as every begin was seen: such a write is in flight
+        at the end, or counted when its struct kiocb is another's ("end not seen").
         """
         table = self._program[b"drops"]
         lost = {name: int(table.sum(ctypes.c_int(i)).value) for i, name in enumerate(DROP_KINDS)}
-        lost["program skipped"] = sum(self._misses(program.fd) for program in self._programs.values())
+        skipped = {name: self._misses(program.fd) for name, program in self._programs.items()}
+        if not skipped.get("on_iomap_dio_rw_begin", 1):
+            del skipped["on_iomap_dio_complete"]
+        lost["program skipped"] = sum(skipped.values())
         return lost
 
     def _note(self, dev: int, ino: int, key: tuple[int, int]) -> None:
@@ -238,13 +270,17 @@ def _part(raw: bytes) -> str:
 
 @contextlib.contextmanager
 def attach(
-    ring_bytes: int = 16 << 20, mechanism: str = Mechanism.AUTO, selection: Selection = WATCHED_FILES
+    ring_bytes: int = 16 << 20,
+    mechanism: str = Mechanism.AUTO,
+    selection: Selection = WATCHED_FILES,
+    table: Table | None = None,
 ) -> Iterator[Probes]:
     """Compile and attach everything; all of it is gone when the block ends, or the process does.
 
     `ring_bytes` is the room for finished operations that nobody has drained yet, a power of two and whole pages.
     `mechanism` is a `Mechanism` or its name; anything but "auto" is for comparing them. `selection` says what is
-    recorded; nothing is until a file is watched, or a process followed.
+    recorded; nothing is until a file is watched, or a process followed. With `table` only operations that have met in
+    the kernel, and must not have, leave it.
     Raises `UnsupportedError` naming cause and remedy if an essential hook, or a mechanism asked for, cannot be had.
     """
     if ring_bytes < mmap.PAGESIZE or ring_bytes & (ring_bytes - 1):
@@ -255,13 +291,14 @@ def attach(
     bcc = import_bcc()
     info = btf.kernel("xfs")
     plan = hooks.plan(info, wanted)
-    macros = hooks.macros(info, plan, selection, ring_bytes=ring_bytes, record_bytes=RECORD_BYTES)
+    macros = hooks.macros(info, plan, selection, ring_bytes=ring_bytes, record_bytes=RECORD_BYTES, table=table)
+    stage = "record.c" if table is None else "watch.c"
     with contextlib.ExitStack() as stack:
         # bcc has callbacks from C, where an exception that a signal raises is printed and lost.
         with interrupts.deferred():
-            program = build(bcc, bpf.source(*plan.files), macros)
+            program = build(bcc, bpf.source(stage, *plan.files), macros)
             stack.callback(program.cleanup)
-            probes = Probes(bcc, program, info, ring_bytes)
+            probes = Probes(bcc, program, info, ring_bytes, table)
             if selection.by_process:
                 _attach_processes(probes, info)
             _attach_extra(probes, info)

@@ -74,6 +74,12 @@ _OPTIONAL = (
 )
 
 _BTRFS = ("btrfs_inode.vfs_inode", "btrfs_inode.root", "btrfs_root.anon_dev")
+# As many bytes of a structure as hold what is read of it at once, where it is read for every write.
+_HEADS = {
+    "INODE_HEAD": ("inode.i_ino", "inode.i_sb", "inode.i_mode"),
+    "KIOCB_HEAD": ("kiocb.ki_filp", "kiocb.ki_pos", "kiocb.ki_flags", "kiocb.ki_complete"),
+    "ITER_HEAD": ("iov_iter.count", "iov_iter.data_source"),
+}
 
 # Raw tracepoint: what its leading arguments must point to, and what is lost without it. An end comes before its
 # begin, so that what begins is always seen to end.
@@ -135,6 +141,20 @@ class Selection:
 
 
 WATCHED_FILES = Selection()
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Room in the kernel for the post-EOF fallocates that a write may have met (bpf/watch.c); powers of two."""
+
+    sets: int = 256
+    """Files whose inode numbers are the same modulo this share a set."""
+    slots: int = 64
+    """Fallocates of a set that are remembered, up to 128. Each takes 200 bytes."""
+
+
+TABLE = Table()
+"""3.3 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +308,15 @@ def tells_request(info: btf.Btf) -> bool:
     return found is not None and (len(found) == 7 or found[2:] == ("io_uring_cqe",))
 
 
-def macros(info: btf.Btf, chosen: Plan, selection: Selection, *, ring_bytes: int, record_bytes: int) -> dict[str, int]:
+def macros(
+    info: btf.Btf,
+    chosen: Plan,
+    selection: Selection,
+    *,
+    ring_bytes: int,
+    record_bytes: int,
+    table: Table | None = None,
+) -> dict[str, int]:
     """What the C files want to know of this host."""
     machine = platform.machine()
     if machine not in _MACHINES:
@@ -310,6 +338,7 @@ def macros(info: btf.Btf, chosen: Plan, selection: Selection, *, ring_bytes: int
     refs = "file.f_count" if counted_from_1 else "file.f_ref.refcnt"
     values |= {"OFF_file_refs": btf.offsets(info, [refs])[refs], "FILE_ONE_REF": int(counted_from_1)}
     values["RING_PAGES"] = ring_bytes // mmap.PAGESIZE
+    values |= {name: _head(found, members) for name, members in _HEADS.items()}
     return values | {
         "PAGE_SIZE": mmap.PAGESIZE,
         "RECORD_BYTES": record_bytes,
@@ -320,7 +349,15 @@ def macros(info: btf.Btf, chosen: Plan, selection: Selection, *, ring_bytes: int
         "BY_FILE": int(selection.by_file),
         "BY_PROCESS": int(selection.by_process),
         "OPEN_O_DIRECT": os.O_DIRECT,
+        "NAME_ALL": int(table is None),
+        "WATCH_SETS": table.sets if table else 0,
+        "WATCH_SLOTS": table.slots if table else 0,
     }
+
+
+def _head(offsets: dict[str, int], members: tuple[str, ...]) -> int:
+    """Bytes up to the end of the last of some members, of which none has more than 8."""
+    return (max(offsets[member] for member in members) // 8 + 1) * 8
 
 
 def _addresses(names: tuple[str, ...]) -> dict[str, int]:

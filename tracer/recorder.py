@@ -48,9 +48,12 @@ class Recorder:
     `dropped` (and `dropped_by`, with the reasons) and `unfinished` describe the last `take()`: how many
     operations were lost in the kernel since the one before it, and how many rows it returned with seq_end 0.
     An operation that was unfinished in one take comes again, finished, in a later one, with the same seq_begin.
+
+    `idle` is the time between two looks at the ring, in seconds.
     """
 
-    def __init__(self, probes: Probes) -> None:
+    def __init__(self, probes: Probes, idle: float = _IDLE) -> None:
+        self._idle = idle
         self.dropped = 0
         self.dropped_by: dict[str, int] = {}
         self.unfinished = 0
@@ -112,7 +115,7 @@ class Recorder:
         return _possible(np.concatenate([finished, inflight]))
 
     def _run(self) -> None:
-        wait = _IDLE
+        wait = self._idle
         while not self._stop.wait(wait):
             try:
                 with self._lock:
@@ -121,7 +124,7 @@ class Recorder:
                 self._failure = error
                 return
             # Behind by a quarter of the ring: look again at once.
-            wait = 0.0 if count > self._capacity // 4 else _IDLE
+            wait = 0.0 if count > self._capacity // 4 else self._idle
 
     def _drain(self) -> int:
         """Move what is complete from the ring to `_chunks`; returns how many records that were."""

@@ -1,7 +1,6 @@
 """Every mechanism: it attaches and says so, or is refused with what lacks; in the VM, all of them see the same."""
 
 import contextlib
-import errno
 import json
 import sys
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tracer.capture.ring import ROWS
 from tracer import attach
 from tracer.errors import UnsupportedError
 from tracer.hooks import Mechanism
@@ -60,20 +60,22 @@ def test_whatever_io_uring_does_to_a_file(vm: machine.Machine) -> None:
     done = vm.run([sys.executable, str(INSIDE / "ring.py")], timeout=300)
     report = json.loads(done.stdout.splitlines()[-1])  # behind what the traced command prints
     assert (report["exit_status"], report["gaps"], sum(report["dropped"].values())) == (0, [], 0)
-    assert report["rows"][:12] == [
-        ["buffered_write", 0, 4096, 4096],
-        ["buffered_write", 8192, 1024, 1024],
-        ["fallocate", 0, 1 << 20, 0],
-        ["fallocate", 4096, 8192, 0],
-        ["buffered_write", 16384, 4096, 4096],
-        ["uring_write", 32768, 4096, 4096],
-        ["uring_write", 65536, 8192, 8192],
-        ["uring_write", 131072, 4096, 4096],
-        ["uring_write", 262144, 4096, 4096],
-        ["buffered_write", 262144, 4096, 4096],
-        ["buffered_write", 64 << 20, 4096, -errno.EFBIG],
-        ["uring_write", 64 << 20, 4096, -errno.EFBIG],
-    ]
+    assert [tuple(row) for row in report["rows"][:12]] == ROWS[:12]
+
+
+@pytest.mark.vm
+@pytest.mark.slow
+def test_watch_finds_the_control_and_nothing_else(vm: machine.Machine) -> None:
+    """With the functions instead of tracepoints, and past the verifier of 6.1."""
+    done = vm.run([sys.executable, str(INSIDE / "watch.py")], timeout=600)
+    report = json.loads(done.stdout.splitlines()[-1])
+    none, serialise = report["none"], report["serialise"]
+    assert (none["status"], serialise["status"]) == (1, 0), report
+    assert none["told"] == none["summary"]["counts"]["post-eof-fallocate"]["exposed"] > 20
+    assert serialise["told"] == 0
+    assert serialise["summary"]["post_eof_fallocates"] > 50
+    assert (none["summary"]["lost"], serialise["summary"]["lost"]) == (0, 0)
+    assert serialise["summary"]["gaps"] == []
 
 
 @pytest.mark.vm

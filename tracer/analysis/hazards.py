@@ -145,12 +145,12 @@ def analyse(ops: Operations, meta: TraceMeta, rules: Sequence[Rule] | None = Non
     hazards: list[Hazard] = []
     counts: dict[str, Counts] = {}
     for rule in rules:
-        found, counts[rule.id] = _fold(ops, rule)
+        found, counts[rule.id] = fold(ops, rule, rule.chunks(ops))
         hazards += found
     hazards.sort(key=lambda hazard: (-hazard.outcome, hazard.first["seq_begin"], hazard.second["seq_begin"]))
     # The recorder may count operations that it could not store; those in the trace are there to be counted.
     unfinished = max(meta.unfinished, int(np.count_nonzero(ops["seq_end"] == 0)))
-    doubts = _doubts(len(ops), meta.dropped, unfinished, _essential_gaps(meta, rules))
+    doubts = _doubts(len(ops), meta.dropped, unfinished, essential_gaps(meta.gaps, rules))
     if meta.part is not None:
         doubts = (*doubts, f"part {meta.part} of a recording: pairs with operations of another part are not seen")
     return Analysis(
@@ -159,7 +159,7 @@ def analyse(ops: Operations, meta: TraceMeta, rules: Sequence[Rule] | None = Non
         unfinished=unfinished,
         hazards=tuple(hazards),
         counts=counts,
-        verdict=_verdict(counts.values(), doubts),
+        verdict=verdict_of(counts.values(), doubts),
         doubts=doubts,
     )
 
@@ -183,11 +183,11 @@ def merge(analyses: Sequence[Analysis]) -> Analysis:
     )
 
 
-def _fold(ops: Operations, rule: Rule) -> tuple[list[Hazard], Counts]:
-    """All pairs of a rule as hazards and totals; holds one chunk of pairs at a time."""
+def fold(ops: Operations, rule: Rule, chunks: Iterable[RulePairs]) -> tuple[list[Hazard], Counts]:
+    """Pairs that a rule found in ops (n,) as hazards and totals; holds one chunk of pairs at a time."""
     hazards: dict[tuple[int, ...], Hazard] = {}
     total = Counts()
-    for chunk in rule.chunks(ops):
+    for chunk in chunks:
         total += Counts(
             exposed=len(chunk.outcome),
             kernel_serialised=int(np.count_nonzero(chunk.outcome == Outcome.KERNEL_SERIALISED)),
@@ -235,11 +235,11 @@ def _gap_ns(one: np.void, other: np.void) -> int | None:
     return int(max(one["t_begin"], other["t_begin"])) - int(min(one["t_end"], other["t_end"]))
 
 
-def _essential_gaps(meta: TraceMeta, rules: Sequence[Rule]) -> list[str]:
+def essential_gaps(gaps: Iterable[str], rules: Sequence[Rule]) -> list[str]:
     """Hooks that are missing and that some rule needs; a name that is no kind of operation counts."""
     needed = {op.label for rule in rules for op in rule.needs}
     harmless = {op.label for op in Op} - needed | ADVISORY_HOOKS
-    return sorted(set(meta.gaps) - harmless)
+    return sorted(set(gaps) - harmless)
 
 
 def _doubts(operations: int, dropped: int, unfinished: int, gaps: list[str]) -> tuple[str, ...]:
@@ -252,7 +252,8 @@ def _doubts(operations: int, dropped: int, unfinished: int, gaps: list[str]) -> 
     return tuple(doubt for doubt, holds in found if holds)
 
 
-def _verdict(counts: Iterable[Counts], doubts: tuple[str, ...]) -> Verdict:
+def verdict_of(counts: Iterable[Counts], doubts: Sequence[str]) -> Verdict:
+    """What these pairs prove, where the evidence lacks what `doubts` says."""
     total = sum(counts, Counts())
     if total.lost:
         return Verdict.CORRUPT

@@ -69,18 +69,16 @@ class Paths:
     def learn(self, names: Iterable[Name]) -> None:
         """Take over what `Probes.names` has."""
         fresh = [name for name in names if name.generation not in self._met.get(name.file, {})]
-        if any(name.mounted not in self._mounts for name in fresh):
-            self._mounts |= _mounted()
+        self._know_mounts(name.mounted for name in fresh)
         for name in fresh:
-            mounted = self._mounts.get(name.mounted)
             if name.mounted != name.file[0]:
                 self._mounted[name.file[0]] = name.mounted
-            path = mounted.name(name.path) if mounted is not None else None
-            if not name.whole:
-                path = f".../{name.path}"
-            self._met.setdefault(name.file, {})[name.generation] = (
-                path or f"/{name.path} (of a file system that is not mounted here)"
-            )
+            self._met.setdefault(name.file, {})[name.generation] = self._path(name)
+
+    def resolve(self, name: Name) -> str:
+        """The path of a file from what `Probes.names` has of it; it is not kept."""
+        self._know_mounts([name.mounted])
+        return self._path(name)
 
     def get(self, dev: int, ino: int) -> str | None:
         """The path, of the last file with that number; None where it was not told."""
@@ -95,6 +93,17 @@ class Paths:
         """The file system of a device, None where it is not mounted here."""
         mounted = self._mounts.get(self._mounted.get(dev, dev))
         return None if mounted is None else mounted.kind
+
+    def _know_mounts(self, devs: Iterable[int]) -> None:
+        if any(dev not in self._mounts for dev in devs):
+            self._mounts |= _mounted()
+
+    def _path(self, name: Name) -> str:
+        mounted = self._mounts.get(name.mounted)
+        if not name.whole:
+            return f".../{name.path}"
+        path = mounted.name(name.path) if mounted is not None else None
+        return path or f"/{name.path} (of a file system that is not mounted here)"
 
 
 def _device(parts: list[str]) -> int | None:

@@ -2,8 +2,6 @@
 
 import contextlib
 import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -17,8 +15,8 @@ from tracer.capture import mappings, processes
 from tracer.capture.parts import PART_OPERATIONS, Directory, Memory
 from tracer.capture.paths import Paths
 from tracer.capture.result import Captured, Totals
-from tracer.errors import UsageError
-from tracer.hooks import Mechanism, Selection
+from tracer.capture.targets import Command, Targets, age
+from tracer.hooks import Mechanism
 from tracer.lab import children
 from tracer.operations import Operations
 from tracer.output import check_writable
@@ -42,24 +40,14 @@ _LOOK = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """What is recorded, until when, and where it is kept. At least one of the first four is given."""
+class Options(Targets):
+    """What is recorded, until when, and where it is kept."""
 
-    pids: tuple[int, ...] = ()
-    comms: tuple[str, ...] = ()
-    files: tuple[Path, ...] = ()
-    command: tuple[str, ...] = ()
-    seconds: float | None = None
     output: Path | None = None
     """A file that ends in .parquet, or a directory; None: nothing is kept when it is over."""
     part_operations: int = PART_OPERATIONS
     ring_bytes: int = 16 << 20
     mechanism: str = Mechanism.AUTO
-
-    @property
-    def selection(self) -> Selection:
-        """Operations of the processes on the files, where both are given."""
-        return Selection(by_file=bool(self.files), by_process=bool(self.pids or self.comms or self.command))
 
     @property
     def rotates(self) -> bool:
@@ -77,10 +65,7 @@ def capture(options: Options, progress: Progress) -> Captured:
     Raises UsageError for a process, a file or a command that is not there, UnsupportedError where the kernel cannot be
     traced, OSError.
     """
-    if options.selection.by_process:
-        processes.check_namespace()
-    for pid in options.pids:
-        processes.check_pid(pid)
+    options.check()
     if options.output is not None and not options.rotates:
         check_writable(options.output)
     with contextlib.ExitStack() as stack:
@@ -114,18 +99,10 @@ class _Capture:
         options = self._options
         with contextlib.ExitStack() as stack:
             stopped = stack.enter_context(interrupts.collected())
-            for path in options.files:
-                descriptor = _opened(path)
-                stack.callback(os.close, descriptor)
-                self._paths.add(self._probes.watch_file(descriptor), str(path), descriptor)
-            for pid in options.pids:
-                processes.follow_with_children(self._probes, pid)
-            for name in options.comms:
-                processes.follow_named(self._probes, name)
+            command = stack.enter_context(options.followed(self._probes, self._paths))
             followed = self._probes.followed() if options.selection.by_process else mappings.everybody()
             self._mapped = mappings.shared(followed)
-            attached_after = _age()
-            command = stack.enter_context(processes.command(self._probes, options.command)) if options.command else None
+            attached_after = age()
             while (why := self._over(stopped, command)) is None:
                 time.sleep(_TURN)
                 self._take()
@@ -160,23 +137,15 @@ class _Capture:
             exit_status=None if command is None else command.returncode,
         )
 
-    def _over(self, stopped: list[int], command: "subprocess.Popen[bytes] | None") -> str | None:
+    def _over(self, stopped: list[int], command: Command | None) -> str | None:
         """Why it is time to stop; None if it is not."""
-        options = self._options
-        if stopped:
-            return signal.Signals(stopped[0]).name
-        if command is not None and command.poll() is not None:
-            return "the command has ended"
-        if options.seconds is not None and time.monotonic() - self._started >= options.seconds:
-            return "its time is over"
-        if self._memory.full and options.output is not None:
+        why = self._options.over(stopped, command, self._started, self._processes)
+        if why is None and self._memory.full and self._options.output is not None:
             self._notes.append(
                 f"stopped after {MAX_KEPT:,} operations, which is what one file takes: name a directory with -o DIR/"
             )
             return "the trace is full"
-        if options.pids and not options.comms and command is None and not self._processes:
-            return "the processes have ended"
-        return None
+        return why
 
     def _take(self, *, final: bool = False) -> None:
         """Count and keep what has ended; at the end what is in flight, too."""
@@ -252,22 +221,3 @@ def _shallow(kinds: Iterable[str | None], tells_subvolumes: bool) -> list[str]:
         elif kind not in _DEEP:
             notes.append(f"{kind}: recorded from the system call alone: when a change took effect is not seen")
     return notes
-
-
-def _opened(path: Path) -> int:
-    """A descriptor of the file, by which it is watched. Raises UsageError."""
-    shown = printable(str(path))
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    except OSError as error:
-        raise UsageError(f"{shown}: cannot open the file to be traced: {error.strerror}") from error
-    if not os.path.isfile(f"/proc/self/fd/{descriptor}"):
-        os.close(descriptor)
-        raise UsageError(f"{shown}: no regular file: name a file, or a process with -p")
-    return descriptor
-
-
-def _age() -> float:
-    """Seconds since this process was started."""
-    started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - started

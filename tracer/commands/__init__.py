@@ -29,6 +29,7 @@ SUBCOMMANDS = {
     "doctor": "Say what this host can trace and mount, and what to install or change.",
     "probe": "Find out whether this kernel's fallocate can cut off a write in flight.",
     "trace": "Record what any process does to its files, and judge it.",
+    "watch": "Tell of dangerous pairs of operations as they happen.",
     "vm": "Run any command under another kernel, in a dedicated VM.",
     "analyze": "Judge recorded traces by the hazard rules.",
 }
@@ -43,6 +44,7 @@ Examples:
   eofrace verify --json - | jq .verdict
   eofrace probe                          is this kernel safe?
   eofrace trace -- fio job.fio           what does this do to its files?
+  eofrace watch --comm qemu-system-x86   for weeks; hazards only
   eofrace analyze run.parquet            judge a trace again
 
 \b

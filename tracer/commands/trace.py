@@ -1,12 +1,13 @@
 """`eofrace trace`: record what any process does to its files, and judge it."""
 
 import json
-import math
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from tracer.commands.selecting import mechanism_option, selecting, targets
 
 if TYPE_CHECKING:
     from tracer.capture.result import Totals
@@ -39,21 +40,7 @@ class _RingSize(click.ParamType[int]):
 
 
 @click.command(epilog=_EPILOG)
-@click.option("pids", "-p", "--pid", multiple=True, metavar="PID", type=click.IntRange(1), help="Trace this process.")
-@click.option(
-    "comms", "--comm", multiple=True, metavar="NAME", help="Trace every process of this command name, now or later."
-)
-@click.option(
-    "files",
-    "--path",
-    multiple=True,
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="Trace operations on this file; with a process, only its operations there.",
-)
-@click.option(
-    "seconds", "--duration", metavar="S", type=click.FloatRange(min=0, min_open=True), help="Stop after S seconds."
-)
+@selecting("Trace")
 @click.option(
     "output",
     "-o",
@@ -78,31 +65,20 @@ class _RingSize(click.ParamType[int]):
     show_default=True,
     help="Room in the kernel for what was not fetched yet: a power of two, with k or m.",
 )
-@click.option(
-    "mechanism",
-    "--mechanism",
-    type=click.Choice(["auto", "kprobe", "kfunc", "tracepoint"]),
-    default="auto",
-    show_default=True,
-    help="How to attach where there is a choice.",
-)
+@mechanism_option
 @click.option("json_file", "--json", metavar="FILE", help="Write the summary as JSON; - is stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary: the exit status and files alone.")
-@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
 @click.pass_context
 def trace(
     ctx: click.Context,
-    pids: tuple[int, ...],
-    comms: tuple[str, ...],
-    files: tuple[Path, ...],
-    seconds: float | None,
+    /,
     output: Path | None,
     part_operations: int | None,
     ring_size: int,
     mechanism: str,
     json_file: str | None,
     quiet: bool,
-    command: tuple[str, ...],
+    **selected: Any,
 ) -> None:
     """Record what processes do to their files, and judge it.
 
@@ -117,16 +93,8 @@ def trace(
     from tracer.report.console import status_line
     from tracer.report.trace_text import print_captured
 
-    if not (pids or comms or files or command):
-        raise UsageError("say what to trace: -p PID, --comm NAME, --path FILE or -- COMMAND (eofrace trace --help)")
-    if any(not name or "\0" in name for name in comms):
-        raise UsageError("--comm: an empty name: use what `ps -o comm` shows")
     options = run.Options(
-        pids=tuple(dict.fromkeys(pids)),
-        comms=tuple(dict.fromkeys(comms)),
-        files=files,
-        command=command,
-        seconds=seconds,
+        **targets(selected, ctx),
         output=output,
         part_operations=part_operations or PART_OPERATIONS,
         ring_bytes=ring_size,
@@ -134,8 +102,6 @@ def trace(
     )
     if str(output) == STDOUT:
         raise UsageError("-o -: a trace does not go to standard output: name a file NAME.parquet or a directory")
-    if seconds is not None and not math.isfinite(seconds):
-        raise UsageError("--duration: name a number of seconds")
     if part_operations is not None and not options.rotates:
         raise UsageError("--rotate is for a directory: name one with -o DIR/")
     if json_file is not None:
@@ -145,7 +111,7 @@ def trace(
     if json_file is not None:
         write_text(json_file, json.dumps(captured.to_json(), indent=1, allow_nan=False) + "\n")
     if not quiet:
-        print_captured(captured, stderr=json_file == "-" or bool(command))
+        print_captured(captured, stderr=json_file == "-" or bool(options.command))
     ctx.exit(int(captured.status))
 
 

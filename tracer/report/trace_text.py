@@ -27,7 +27,7 @@ def print_captured(captured: Captured, *, stderr: bool) -> None:
     rate = totals.operations / captured.seconds if captured.seconds else 0.0
     console.print(f"{totals.operations:,} operations in {captured.seconds:.1f} s ({rate:,.0f}/s): {kinds or 'none'}")
     if captured.exit_status is not None:
-        console.print(f"the command ended with {_exit(captured.exit_status)}")
+        console.print(f"the command ended with {command_end(captured.exit_status)}")
     elif captured.ended_by:
         console.print(f"recording ended: {captured.ended_by}")
     if totals.failed:
@@ -52,7 +52,8 @@ def print_captured(captured: Captured, *, stderr: bool) -> None:
         console.print(Text.assemble("verdict: ", (verdict.value, STYLES[verdict]), f" ({_why(captured)})"))
 
 
-def _exit(status: int) -> str:
+def command_end(status: int) -> str:
+    """How a command ended, of its status, or minus the signal."""
     return f"signal {-status}" if status < 0 else f"exit status {status}"
 
 

@@ -3,11 +3,17 @@
 python tests/tracer/capture/load.py guest STRATEGY   blockstack's guest workload on a scratch XFS
 python tests/tracer/capture/load.py waits FILE       a line of input for each turn; a child that does the same first
 python tests/tracer/capture/load.py writes FILE N    N buffered writes of 4 KiB
+python tests/tracer/capture/load.py race FILE N      N rounds: a post-EOF fallocate, a direct write behind it
+python tests/tracer/capture/load.py crowd            threads that fallocate and write the same file on a scratch XFS
+python tests/tracer/capture/load.py grow DIR N       two threads, N fallocates each that extend a file of their own
 """
 
+import itertools
+import mmap
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
@@ -55,6 +61,65 @@ def writes(path: str, count: str) -> None:
             file.write(bytes(4096))
 
 
+def race(path: str, rounds: str) -> None:
+    # Direct, so that the size is raised only when the write ends.
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_DIRECT, 0o600)
+    data = mmap.mmap(-1, 1 << 20)
+    barrier = threading.Barrier(2)
+
+    def fallocate() -> None:
+        for _ in range(int(rounds)):
+            barrier.wait()
+            os.posix_fallocate(descriptor, 0, 65536)
+            barrier.wait()
+
+    thread = threading.Thread(target=fallocate)
+    thread.start()
+    for _ in range(int(rounds)):
+        os.ftruncate(descriptor, 0)
+        barrier.wait()
+        os.pwrite(descriptor, data, 1 << 20)
+        barrier.wait()
+    thread.join()
+
+
+def crowd() -> None:
+    from tracer.lab import scratch
+
+    numbers = itertools.count()
+    data = mmap.mmap(-1, 1 << 16)
+
+    def fallocate(descriptor: int) -> None:
+        for _ in range(300):
+            os.posix_fallocate(descriptor, next(numbers) << 17, 1 << 16)
+
+    def write(descriptor: int) -> None:
+        for _ in range(300):
+            os.pwrite(descriptor, data, next(numbers) << 17)
+
+    with scratch.loop_scratch("xfs", 2 << 30, scratch.default_directory()) as place:
+        descriptor = os.open(place.path / "f", os.O_RDWR | os.O_CREAT | os.O_DIRECT)
+        threads = [threading.Thread(target=run, args=[descriptor]) for run in (fallocate, write) * 4]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        os.close(descriptor)
+
+
+def grow(path: str, count: str) -> None:
+    def run(file: Path) -> None:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+        for number in range(int(count)):
+            os.posix_fallocate(descriptor, number << 16, 1 << 16)
+
+    threads = [threading.Thread(target=run, args=[Path(path, name)]) for name in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["guest", strategy]:
@@ -63,3 +128,9 @@ if __name__ == "__main__":
             waits(path)
         case ["writes", path, count]:
             writes(path, count)
+        case ["race", path, rounds]:
+            race(path, rounds)
+        case ["crowd"]:
+            crowd()
+        case ["grow", path, count]:
+            grow(path, count)

@@ -13,17 +13,37 @@ Prints one JSON object: the results by user_data, in the order in which they wer
 """
 
 import ctypes
+import errno
 import json
 import mmap
 import os
 import resource
 import struct
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 WRITEV, WRITE_FIXED, FALLOCATE, OPENAT, WRITE, SPLICE, FTRUNCATE = 2, 5, 17, 18, 23, 30, 55
 FIXED_FILE, LINK, ASYNC, SKIP = 1, 4, 16, 64
 NOWAIT = 8  # RWF_NOWAIT
+LIMIT = 64 << 20
+"""RLIMIT_FSIZE of `main`."""
+ROWS = [
+    ("buffered_write", 0, 4096, 4096),
+    ("buffered_write", 8192, 1024, 1024),
+    ("fallocate", 0, 1 << 20, 0),
+    ("fallocate", 4096, 8192, 0),
+    ("buffered_write", 16384, 4096, 4096),
+    ("uring_write", 32768, 4096, 4096),
+    ("uring_write", 65536, 8192, 8192),
+    ("uring_write", 131072, 4096, 4096),
+    ("uring_write", 262144, 4096, 4096),
+    ("buffered_write", 262144, 4096, 4096),
+    ("buffered_write", LIMIT, 4096, -errno.EFBIG),
+    ("uring_write", LIMIT, 4096, -errno.EFBIG),
+    ("truncate", 4096, 0, 0),
+]
+"""What a trace has of the requests of `main`: kind, offset, length, result."""
+
 _SQE = struct.Struct("=BBHiQQIIQHHi16x")
 _AT_FDCWD = -100
 _REGISTER_BUFFERS, _REGISTER_FILES = 0, 2
@@ -36,6 +56,20 @@ def _call(number: int, *arguments: Any) -> int:
     if result < 0:
         raise OSError(ctypes.get_errno(), f"system call {number}")
     return result
+
+
+class Request(NamedTuple):
+    """As struct io_uring_sqe has it; `mode` is its rw_flags."""
+
+    opcode: int
+    fd: int
+    offset: int
+    address: int
+    length: int
+    user_data: int
+    mode: int = 0
+    flags: int = 0
+    other: int = 0  # splice_fd_in, or file_index
 
 
 class Ring:
@@ -55,42 +89,19 @@ class Ring:
     def register(self, what: int, argument: Any, count: int) -> None:
         _call(427, ctypes.c_int(self.fd), ctypes.c_uint(what), argument, ctypes.c_uint(count))
 
-    def run(
-        self,
-        opcode: int,
-        fd: int,
-        offset: int,
-        address: int,
-        length: int,
-        user_data: int,
-        *,
-        mode: int = 0,
-        flags: int = 0,
-        other: int = 0,
-    ) -> int:
+    def run(self, request: Request) -> int:
         """Submit one, wait for it, return its result."""
-        self.queue(opcode, fd, offset, address, length, user_data, mode=mode, flags=flags, other=other)
+        self.queue(request)
         found, result = self.submit(1)[0]
-        assert found == user_data
+        assert found == request.user_data
         return result
 
-    def queue(
-        self,
-        opcode: int,
-        fd: int,
-        offset: int,
-        address: int,
-        length: int,
-        user_data: int,
-        *,
-        mode: int = 0,
-        flags: int = 0,
-        other: int = 0,
-    ) -> None:
-        """Prepare one; `other` is splice_fd_in, or file_index."""
+    def queue(self, request: Request) -> None:
+        """Prepare one."""
         (tail,) = struct.unpack_from("=I", self._rings, self._tail)
         (mask,) = struct.unpack_from("=I", self._rings, self._mask)
         at = tail & mask
+        opcode, fd, offset, address, length, user_data, mode, flags, other = request
         words = (opcode, flags, 0, fd, offset, address, length, mode, user_data, 0, 0, other)
         _SQE.pack_into(self._entries, at * 64, *words)
         struct.pack_into("=I", self._rings, self._array + 4 * at, at)
@@ -123,23 +134,23 @@ def main(path: str) -> dict[int, int]:
     vectors = (ctypes.c_uint64 * 4)(address, 1000, address, 24)
     ring.register(_REGISTER_FILES, (ctypes.c_int * 2)(buffered, direct), 2)
     ring.register(_REGISTER_BUFFERS, (ctypes.c_uint64 * 2)(address, 1 << 16), 1)
-    limit = 64 << 20
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    done = {
-        1: ring.run(WRITE, buffered, 0, address, 4096, 1),
-        2: ring.run(WRITEV, buffered, 8192, ctypes.addressof(vectors), 2, 2),
-        3: ring.run(FALLOCATE, buffered, 0, 1 << 20, 1, 3),
-        4: ring.run(FALLOCATE, buffered, 4096, 8192, 0x10, 4),  # zero-range
-        5: ring.run(WRITE, 0, 16384, address, 4096, 5, flags=FIXED_FILE),
-        6: ring.run(WRITE, direct, 32768, address, 4096, 6),
-        7: ring.run(WRITE, 1, 65536, address, 8192, 7, flags=FIXED_FILE),
-        8: ring.run(WRITE_FIXED, 1, 131072, address, 4096, 8, flags=FIXED_FILE),
-        9: ring.run(WRITE, direct, 262144, address, 4096, 9, flags=ASYNC),
-        10: ring.run(WRITE, buffered, 262144, address, 4096, 10, flags=ASYNC),
-        11: ring.run(WRITE, buffered, limit, address, 4096, 11),
-        12: ring.run(WRITE, direct, limit, address, 4096, 12),
-        13: ring.run(FTRUNCATE, buffered, 4096, 0, 0, 13),
-    }
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, LIMIT))
+    requests = (
+        Request(WRITE, buffered, 0, address, 4096, 1),
+        Request(WRITEV, buffered, 8192, ctypes.addressof(vectors), 2, 2),
+        Request(FALLOCATE, buffered, 0, 1 << 20, 1, 3),
+        Request(FALLOCATE, buffered, 4096, 8192, 0x10, 4),  # zero-range
+        Request(WRITE, 0, 16384, address, 4096, 5, flags=FIXED_FILE),
+        Request(WRITE, direct, 32768, address, 4096, 6),
+        Request(WRITE, 1, 65536, address, 8192, 7, flags=FIXED_FILE),
+        Request(WRITE_FIXED, 1, 131072, address, 4096, 8, flags=FIXED_FILE),
+        Request(WRITE, direct, 262144, address, 4096, 9, flags=ASYNC),
+        Request(WRITE, buffered, 262144, address, 4096, 10, flags=ASYNC),
+        Request(WRITE, buffered, LIMIT, address, 4096, 11),
+        Request(WRITE, direct, LIMIT, address, 4096, 12),
+        Request(FTRUNCATE, buffered, 4096, 0, 0, 13),
+    )
+    done = {request.user_data: ring.run(request) for request in requests}
     del vectors
     return done
 
@@ -154,20 +165,20 @@ def special(path: str, what: str) -> dict[int, int]:
         old, new = (ctypes.create_string_buffer(os.fsencode(name)) for name in (path, f"{path}.new"))
         how = {"mode": os.O_RDWR | os.O_CREAT | os.O_TRUNC}
         done = {
-            1: ring.run(OPENAT, _AT_FDCWD, 0, ctypes.addressof(old), 0o600, 1, **how),
-            2: ring.run(OPENAT, _AT_FDCWD, 0, ctypes.addressof(new), 0o600, 2, **how),
-            3: ring.run(OPENAT, _AT_FDCWD, 0, ctypes.addressof(old), 0o600, 3, mode=os.O_RDWR),
+            1: ring.run(Request(OPENAT, _AT_FDCWD, 0, ctypes.addressof(old), 0o600, 1, **how)),
+            2: ring.run(Request(OPENAT, _AT_FDCWD, 0, ctypes.addressof(new), 0o600, 2, **how)),
+            3: ring.run(Request(OPENAT, _AT_FDCWD, 0, ctypes.addressof(old), 0o600, 3, mode=os.O_RDWR)),
         }
         if len(sys.argv) > 3:
-            done[4] = ring.run(OPENAT, _AT_FDCWD, 0, ctypes.addressof(old), 0o600, 4, other=1, **how)
+            done[4] = ring.run(Request(OPENAT, _AT_FDCWD, 0, ctypes.addressof(old), 0o600, 4, other=1, **how))
         return done
     if what == "appends":
         end = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         ring.register(_REGISTER_FILES, (ctypes.c_int * 1)(end), 1)
         done = {}
         for number, (fd, flags) in enumerate([(end, 0), (0, FIXED_FILE), (end, ASYNC)]):
-            ring.queue(WRITE, fd, 0, address, 1000, 2 * number + 1, flags=flags)
-            ring.queue(WRITE, fd, 2**64 - 1, address, 1000, 2 * number + 2, flags=flags)
+            ring.queue(Request(WRITE, fd, 0, address, 1000, 2 * number + 1, flags=flags))
+            ring.queue(Request(WRITE, fd, 2**64 - 1, address, 1000, 2 * number + 2, flags=flags))
             done |= dict(ring.submit(2))
         return done
     if what.startswith("splices"):
@@ -175,17 +186,18 @@ def special(path: str, what: str) -> dict[int, int]:
         os.write(sink, bytes(64))
         out = os.open(path, os.O_RDWR | (os.O_DIRECT if what == "splices-direct" else 0))
         position = 2**64 - 1  # -1: the pipe has none
-        return {1: ring.run(SPLICE, out, 4096, position, 64, 1, other=source)}
+        return {1: ring.run(Request(SPLICE, out, 4096, position, 64, 1, other=source))}
     if what == "linked":
-        ring.queue(FALLOCATE, direct, 0, 1 << 20, 0, 1, flags=LINK)
-        ring.queue(WRITE, direct, 1 << 20, address, 4096, 2)
+        ring.queue(Request(FALLOCATE, direct, 0, 1 << 20, 0, 1, flags=LINK))
+        ring.queue(Request(WRITE, direct, 1 << 20, address, 4096, 2))
         return dict(ring.submit(2))
     if what == "skipped":
         buffered = os.open(path, os.O_RDWR)
-        ring.queue(WRITE, buffered, 0, address, 4096, 1, flags=SKIP)
+        ring.queue(Request(WRITE, buffered, 0, address, 4096, 1, flags=SKIP))
         ring.submit(0)
-        return {number: ring.run(WRITE, buffered, 4096 * number, address, 4096, number) for number in range(2, 40)}
-    done = {1: ring.run(WRITE, direct, 0, address, 65536, 1, mode=NOWAIT)}
+        heard = (Request(WRITE, buffered, 4096 * number, address, 4096, number) for number in range(2, 40))
+        return {request.user_data: ring.run(request) for request in heard}
+    done = {1: ring.run(Request(WRITE, direct, 0, address, 65536, 1, mode=NOWAIT))}
     os.posix_fallocate(direct, 0, 4096)
     return done
 

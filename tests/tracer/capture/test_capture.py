@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.tracer.capture.ring import ROWS
 from tests.tracer.verify.test_verify import EOFRACE, eofrace, one_line
 from tracer import trace
 from tracer.capture.result import Captured
@@ -89,67 +90,46 @@ def test_what_fails_is_recorded_with_its_error(tmp_path: Path) -> None:
     ]
 
 
+def of_ring(tmp_path: Path, fs: str, *what: str) -> tuple[Captured, Operations]:
+    """ring.py on a scratch file system, and what the trace has of its file."""
+    with loop_scratch(fs, 512 << 20, default_directory()) as scratch:
+        file, output = scratch.path / "f", tmp_path / "out.parquet"
+        command = (sys.executable, str(Path(LOAD).with_name("ring.py")), str(file), *what)
+        captured = capture(Options(command=command, output=output), lambda *_: None)
+        inode = file.stat().st_ino
+    assert captured.exit_status == 0
+    ops = trace.read(output).ops
+    return captured, ops[ops["ino"] == inode]
+
+
 @pytest.mark.parametrize("fs", ["xfs", "ext4", "btrfs"])
 def test_whatever_io_uring_does_to_a_file(fs: str, tmp_path: Path) -> None:
     """Buffered and direct, with registered files and buffers, by workers, refused ones, fallocates and truncations."""
-    with loop_scratch(fs, 512 << 20, default_directory()) as scratch:
-        path, output = scratch.path / "f", tmp_path / "out.parquet"
-        command = [sys.executable, str(Path(LOAD).with_name("ring.py")), str(path)]
-        captured = capture(Options(command=tuple(command), output=output), lambda *_: None)
-        inode = path.stat().st_ino
-    assert captured.exit_status == 0
+    captured, ops = of_ring(tmp_path, fs)
     assert sum(captured.totals.dropped.values()) == 0
-    ops = trace.read(output).ops
-    ops = ops[ops["ino"] == inode]
-    direct = "uring_write"
-    found = list(zip(ops["request"].tolist(), rows(ops), strict=True))
-    assert found == [
-        (1, ("buffered_write", 0, 4096, 4096)),
-        (2, ("buffered_write", 8192, 1024, 1024)),
-        (3, ("fallocate", 0, 1 << 20, 0)),
-        (4, ("fallocate", 4096, 8192, 0)),
-        (5, ("buffered_write", 16384, 4096, 4096)),
-        (6, (direct, 32768, 4096, 4096)),
-        (7, (direct, 65536, 8192, 8192)),
-        (8, (direct, 131072, 4096, 4096)),
-        (9, (direct, 262144, 4096, 4096)),
-        (10, ("buffered_write", 262144, 4096, 4096)),
-        (11, ("buffered_write", 64 << 20, 4096, -errno.EFBIG)),
-        (12, (direct, 64 << 20, 4096, -errno.EFBIG)),
-        (13, ("truncate", 4096, 0, 0)),
-    ]
+    assert ops["request"].tolist() == list(range(1, 14))
+    assert rows(ops) == ROWS
     assert ops["flags"][3] == 0x10
     assert np.all(ops["seq_end"][:-1] < ops["seq_begin"][1:])  # one at a time
 
 
-def on_xfs(tmp_path: Path, what: str) -> Captured:
-    with loop_scratch("xfs", 320 << 20, default_directory()) as scratch:
-        command = (sys.executable, str(Path(LOAD).with_name("ring.py")), str(scratch.path / "f"), what)
-        captured = capture(Options(command=command, output=tmp_path / "out.parquet"), lambda *_: None)
-    assert captured.exit_status == 0
-    return captured
-
-
 def test_a_request_that_io_uring_keeps_back_has_not_begun(tmp_path: Path) -> None:
-    captured = on_xfs(tmp_path, "linked")
-    ops = trace.read(tmp_path / "out.parquet").ops
+    captured, ops = of_ring(tmp_path, "xfs", "linked")
     [fallocate], [write] = ops[ops["op"] == Op.FALLOCATE], ops[ops["op"] == Op.URING_WRITE]
     assert fallocate["seq_end"] < write["seq_begin"]
     assert captured.status is Status.OK
 
 
 def test_a_completion_that_nobody_hears_of_is_counted(tmp_path: Path) -> None:
-    captured = on_xfs(tmp_path, "skipped")
+    captured, ops = of_ring(tmp_path, "xfs", "skipped")
     assert captured.totals.dropped["end not seen"] + captured.totals.unfinished == 1
     assert captured.status is Status.INCONCLUSIVE
-    ops = trace.read(tmp_path / "out.parquet").ops
     uring = ops[(ops["request"] > 1) & (ops["seq_end"] > 0)]
     assert rows(uring) == [("buffered_write", 4096 * at, 4096, 4096) for at in range(2, 40)]
 
 
 def test_a_write_that_iomap_gives_up_has_ended(tmp_path: Path) -> None:
-    captured = on_xfs(tmp_path, "nowait")
-    ops = trace.read(tmp_path / "out.parquet").ops
+    captured, ops = of_ring(tmp_path, "xfs", "nowait")
     [write] = ops[ops["op"] == Op.URING_WRITE]
     assert write["result"] == -errno.EAGAIN
     assert captured.totals.unfinished == 0

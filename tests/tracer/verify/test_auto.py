@@ -8,6 +8,7 @@ import jsonschema
 import pytest
 
 from blockstack.strategies import STRATEGIES, Auto, Strategy
+from tests.tracer.verify.runs import SILENT, options
 from tests.tracer.verify.schema import VERIFY
 from tests.tracer.verify.test_verify import EOFRACE, eofrace
 from tracer.analysis.hazards import Verdict
@@ -15,24 +16,10 @@ from tracer.analysis.verdict import Judgement
 from tracer.errors import Status
 from tracer.lab.scratch import filesystem_of
 from tracer.verify import matrix
-from tracer.verify.options import Options
-
-SILENT = matrix.Progress(lambda *_: None, lambda _: None, lambda _: None)
 
 
 def play(directory: Path, *strategies: Strategy) -> matrix.Report:
-    options = Options(
-        strategies=strategies,
-        fallocates=("kernel", "legacy-xfs"),
-        fs=None,
-        aio=None,
-        evidence="driver",
-        directory=directory,
-        writes=1000,
-        seed=3,
-        cluster_size=65536,
-    )
-    return matrix.run(options, SILENT)
+    return matrix.run(options(*strategies, evidence="driver", directory=directory, writes=1000, seed=3), SILENT)
 
 
 def test_a_cell_that_relies_on_the_kernel_is_unsafe_and_does_not_count(tmp_path: Path) -> None:

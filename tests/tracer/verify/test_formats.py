@@ -12,7 +12,8 @@ from blockstack.guest import Damage, Oracle
 from blockstack.guest.mixed import Action, make_mixed_plan
 from blockstack.guest.stamp import payload
 from blockstack.journal import GUEST_SHIFT, RequestFlag
-from blockstack.strategies import STRATEGIES, Auto
+from blockstack.strategies import STRATEGIES, Auto, Strategy
+from tests.tracer.verify.runs import SILENT, options
 from tests.tracer.verify.schema import VERIFY
 from tests.tracer.verify.test_verify import eofrace, one_line
 from tracer import trace
@@ -22,12 +23,9 @@ from tracer.analysis.rules.post_eof_fallocate import RULE
 from tracer.errors import Status
 from tracer.lab.scratch import filesystem_of
 from tracer.operations import FALLOC_FL_KEEP_SIZE, OPERATION, Op, Operations
-from tracer.verify import matrix
 from tracer.verify.formats import matrix as formats_matrix
 from tracer.verify.formats.registry import SUBJECTS
-from tracer.verify.options import Options
-
-SILENT = matrix.Progress(lambda *_: None, lambda _: None, lambda _: None)
+from tracer.verify.matrix import Report
 
 
 def verify(format_name: str, *words: str) -> tuple[dict[tuple[str | None, str | None, str], dict[str, Any]], int]:
@@ -103,21 +101,15 @@ def test_a_mirror_to_large_clusters_refutes_the_claim_and_a_strategy_protects_it
     assert done.returncode == Status.HAZARD
 
 
+def run_format(directory: Path, format_name: str, strategy: Strategy, fallocate: str) -> Report:
+    others = {"evidence": "driver", "directory": directory, "writes": 400, "format": format_name}
+    return formats_matrix.run(options(strategy, fallocates=(fallocate,), **others), SILENT)
+
+
 def test_auto_goes_by_what_it_was_told(tmp_path: Path) -> None:
     """It leaves the order to a kernel that is known to be safe, and is never confirmed for that."""
-    options = Options(
-        strategies=(Auto(frozenset({filesystem_of(tmp_path)})),),
-        fallocates=("kernel",),
-        fs=None,
-        aio=None,
-        evidence="driver",
-        directory=tmp_path,
-        writes=400,
-        seed=1,
-        cluster_size=65536,
-        format="raw",
-    )
-    told = formats_matrix.run(options, SILENT).cells[-1]
+    auto = Auto(frozenset({filesystem_of(tmp_path)}))
+    told = run_format(tmp_path, "raw", auto, "kernel").cells[-1]
     assert told.relies_on_kernel
     assert told.judgement.verdict is not Verdict.CONFIRMED
     assert "relies on the kernel" in told.judgement.reason
@@ -127,19 +119,7 @@ def test_auto_goes_by_what_it_was_told(tmp_path: Path) -> None:
 def test_a_broken_format_is_not_confirmed(format_name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The controls in the place of what they are controls of."""
     monkeypatch.setitem(SUBJECTS, format_name, tuple((broken, broken) for broken, _ in SUBJECTS[format_name]))
-    options = Options(
-        strategies=(STRATEGIES["none"],),
-        fallocates=("legacy-xfs",),
-        fs=None,
-        aio=None,
-        evidence="driver",
-        directory=tmp_path,
-        writes=400,
-        seed=1,
-        cluster_size=65536,
-        format=format_name,
-    )
-    report = formats_matrix.run(options, SILENT)
+    report = run_format(tmp_path, format_name, STRATEGIES["none"], "legacy-xfs")
     assert all(cell.judgement.verdict is Verdict.CORRUPT for cell in report.cells), report.cells
 
 

@@ -16,6 +16,7 @@ import pytest
 from blockstack.strategies import STRATEGIES
 from tests.tracer.begun import wait_until_begun
 from tests.tracer.verify.mutants import HELD_MUTANTS
+from tests.tracer.verify.runs import SILENT, options
 from tests.tracer.verify.schema import VERIFY
 from tests.tracer.verify.test_verify import EOFRACE, PROTECTING, eofrace, one_line
 from tracer import trace
@@ -24,13 +25,10 @@ from tracer.analysis.rules.post_eof_fallocate import RULE
 from tracer.errors import Status, UnsupportedError
 from tracer.lab import children
 from tracer.lab.held import HeldDiskError
-from tracer.verify import matrix
 from tracer.verify.held import matrix as held_matrix
 from tracer.verify.held.cases import CASES, Order
-from tracer.verify.options import Options
 
 NAMES = [case.name for case in CASES]
-SILENT = matrix.Progress(lambda *_: None, lambda _: None, lambda _: None)
 
 Cells = dict[tuple[str, str, str], dict[str, Any]]
 
@@ -113,19 +111,9 @@ class TestRun:
 def judge_mutants(
     aio: str | None, evidence: str, fallocates: tuple[str, ...] = ("kernel", "legacy-xfs")
 ) -> dict[tuple[str, str, str], Verdict]:
-    options = Options(
-        strategies=(*HELD_MUTANTS, STRATEGIES["serialise"]),
-        fallocates=fallocates,
-        fs=None,
-        aio=aio,
-        evidence=evidence,
-        directory=None,
-        writes=1,
-        seed=1,
-        cluster_size=65536,
-        held=True,
-    )
-    report = held_matrix.run(options, SILENT)
+    strategies = (*HELD_MUTANTS, STRATEGIES["serialise"])
+    wanted = options(*strategies, fallocates=fallocates, aio=aio, evidence=evidence, writes=1, held=True)
+    report = held_matrix.run(wanted, SILENT)
     return {(cell.strategy, cell.fallocate, cell.case or ""): cell.judgement.verdict for cell in report.cells}
 
 

@@ -6,27 +6,15 @@ import pytest
 
 from blockstack.strategies import STRATEGIES
 from tests.tracer.verify.mutants import MUTANTS
+from tests.tracer.verify.runs import SILENT, options
 from tracer.analysis.hazards import Verdict
 from tracer.verify import matrix
-from tracer.verify.options import Options
-
-SILENT = matrix.Progress(lambda *_: None, lambda _: None, lambda _: None)
 
 
 def judge_mutants(evidence: str, seed: int, directory: Path | None = None) -> matrix.Report:
     """All mutants beside the strategy that they are mutants of."""
-    options = Options(
-        strategies=(*MUTANTS, STRATEGIES["serialise"]),
-        fallocates=("kernel", "legacy-xfs"),
-        fs=None,
-        aio=None,
-        evidence=evidence,
-        directory=directory,
-        writes=2000,
-        seed=seed,
-        cluster_size=65536,
-    )
-    return matrix.run(options, SILENT)
+    strategies = (*MUTANTS, STRATEGIES["serialise"])
+    return matrix.run(options(*strategies, evidence=evidence, directory=directory, seed=seed), SILENT)
 
 
 def check(report: matrix.Report) -> None:

@@ -95,8 +95,8 @@ class Witness:
         for name, arguments in wanted.items():
             assert hooks.fits(info, name, arguments), info.tracepoint(name)
         plan = hooks.plan(info, hooks.Mechanism.AUTO)
-        sizes = {"ring_bytes": mmap.PAGESIZE, "record_bytes": attach.RECORD_BYTES}
-        macros = hooks.macros(info, plan, hooks.WATCHED_FILES, **sizes)
+        record = attach.RECORD_BYTES
+        macros = hooks.macros(info, plan, hooks.WATCHED_FILES, ring_bytes=mmap.PAGESIZE, record_bytes=record)
         bcc = import_bcc()
         self._program = build(bcc, (ROOT / "bpf/eofrace.h").read_text() + WITNESS, macros)
         stack.callback(self._program.cleanup)

@@ -6,24 +6,13 @@ from typing import cast
 
 import pytest
 
+from tests.tracer.verify.test_verdict import CLEAN
 from tracer.analysis.hazards import Verdict
 from tracer.analysis.verdict import Counts, Judgement
 from tracer.verify.cell import Cell
 from tracer.verify.qemu.cell import ENOUGH_MISLED, _judge, nothing_to_mislead
 
-COUNTS = Counts(
-    conflicts=60,
-    exposed=0,
-    kernel_serialised=0,
-    lost=0,
-    lost_bytes=0,
-    lost_bytes_traced=0,
-    corrupt_clusters=0,
-    check_errors=0,
-    dropped=0,
-    unfinished=0,
-    unaccounted=0,
-)
+COUNTS = replace(CLEAN, conflicts=60)
 
 
 def cell(verdict: Verdict, counts: Counts, *, exposing: int = 0, zero_writes: int = 100) -> Cell:
