@@ -17,6 +17,7 @@ from typing import Any
 import click
 from rich.table import Table
 
+from tracer.commands.trace import RECORDING
 from tracer.errors import EofraceError
 from tracer.lab import children
 from tracer.lab.scratch import default_directory, loop_scratch
@@ -147,10 +148,10 @@ def _traced(file: Path, words: list[str]) -> Traced:
     """One run with a recorder beside it."""
     kept = Path(f"{file}.trace")
     summary = Path(f"{file}.json")
-    command = [*_EOFRACE, "trace", "-q", "--comm", "fio", "-o", str(kept), "--json", str(summary)]
-    with subprocess.Popen(command) as process:
+    command = [*_EOFRACE, "trace", "--comm", "fio", "-o", str(kept), "--json", str(summary)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         try:
-            _until_attached(process)
+            _until_recording(process)
             before, begin = _cpu(process.pid), time.monotonic()
             with _sampled(process.pid) as resident:
                 iops = _fio(file, words, None)
@@ -175,18 +176,12 @@ def _traced(file: Path, words: list[str]) -> Traced:
     )
 
 
-def _until_attached(process: "subprocess.Popen[bytes]") -> None:
-    """Wait until the recorder's programs are attached. Raises EofraceError."""
-    for _ in range(600):
-        if process.poll() is not None:
-            break
-        with contextlib.suppress(OSError):
-            links = [os.readlink(entry.path) for entry in os.scandir(f"/proc/{process.pid}/fd")]
-            if links.count("anon_inode:bpf_link") >= 10:
-                time.sleep(1)
-                return
-        time.sleep(0.1)
-    raise EofraceError("eofrace trace did not attach: run it by itself to see why")
+def _until_recording(process: "subprocess.Popen[str]") -> None:
+    """Wait until the recorder sees everything. Raises EofraceError."""
+    assert process.stderr is not None
+    said = process.stderr.readline()
+    if said.rstrip("\n") != RECORDING:
+        raise EofraceError(f"eofrace trace did not begin to record: {said.strip() or 'run it by itself to see why'}")
 
 
 def _cpu(pid: int) -> float:

@@ -71,9 +71,10 @@ Progress = Callable[[Totals, float], None]
 """Is told the counts so far and the seconds since the start, several times a second."""
 
 
-def capture(options: Options, progress: Progress) -> Captured:
+def capture(options: Options, progress: Progress, recording: Callable[[], None] = lambda: None) -> Captured:
     """Record as `options` says, until its time is over, its processes have ended, or SIGINT or SIGTERM comes.
 
+    `recording` is called once, when nothing that begins can escape any more, and the command, if any, was started.
     Raises UsageError for a process, a file or a command that is not there, UnsupportedError where the kernel cannot be
     traced, OSError.
     """
@@ -86,7 +87,7 @@ def capture(options: Options, progress: Progress) -> Captured:
     with contextlib.ExitStack() as stack:
         probes = stack.enter_context(attach.attach(options.ring_bytes, options.mechanism, options.selection))
         recorder = stack.enter_context(Recorder(probes))
-        return _Capture(options, probes, recorder, progress).run()
+        return _Capture(options, probes, recorder, progress).run(recording)
 
 
 class _Capture:
@@ -110,7 +111,7 @@ class _Capture:
         self._processes = 1
         """That are followed, as of the last look."""
 
-    def run(self) -> Captured:
+    def run(self, recording: Callable[[], None]) -> Captured:
         options = self._options
         with contextlib.ExitStack() as stack:
             stopped = stack.enter_context(interrupts.collected())
@@ -126,6 +127,7 @@ class _Capture:
             self._mapped = mappings.shared(followed)
             attached_after = _age()
             command = stack.enter_context(processes.command(self._probes, options.command)) if options.command else None
+            recording()
             while (why := self._over(stopped, command)) is None:
                 time.sleep(_TURN)
                 self._take()

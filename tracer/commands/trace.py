@@ -25,6 +25,10 @@ Exit status: 0 nothing dangerous was seen, 1 a hazard or a loss,
 4 this host cannot do it."""
 
 
+RECORDING = "eofrace: recording; Ctrl-C ends it"
+"""Told on stderr as soon as nothing can escape: who starts a load beside the recorder may wait for it."""
+
+
 class _RingSize(click.ParamType[int]):
     """Bytes, from 4k to 1024m."""
 
@@ -87,7 +91,7 @@ class _RingSize(click.ParamType[int]):
     help="How to attach where there is a choice.",
 )
 @click.option("json_file", "--json", metavar="FILE", help="Write the summary as JSON; - is stdout.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no summary: the exit status and files alone.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing: the exit status and files alone.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
 @click.pass_context
 def trace(
@@ -141,7 +145,11 @@ def trace(
     if json_file is not None:
         check_writable(json_file)
     with status_line("attaching", quiet=quiet) as show:
-        captured = run.capture(options, lambda totals, seconds: show(_line(totals, seconds)))
+        captured = run.capture(
+            options,
+            lambda totals, seconds: show(_line(totals, seconds)),
+            (lambda: None) if quiet else (lambda: click.echo(RECORDING, err=True)),
+        )
     if json_file is not None:
         write_text(json_file, json.dumps(captured.to_json(), indent=1, allow_nan=False) + "\n")
     if not quiet:

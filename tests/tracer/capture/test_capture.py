@@ -21,6 +21,7 @@ from tests.tracer.verify.test_verify import EOFRACE, eofrace, one_line
 from tracer import trace
 from tracer.capture.result import Captured
 from tracer.capture.run import Options, capture
+from tracer.commands.trace import RECORDING
 from tracer.errors import Status
 from tracer.lab.scratch import default_directory, loop_scratch
 from tracer.operations import Op, Operations
@@ -247,24 +248,17 @@ def tracing(output: Path, *words: object) -> Iterator["subprocess.Popen[str]"]:
     command = [*EOFRACE, "trace", "-o", str(output), *map(str, words)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
-            until_attached(process)
+            until_recording(process)
             yield process
         finally:
             if process.poll() is None:
                 process.kill()
 
 
-def until_attached(process: "subprocess.Popen[str]") -> None:
-    """Its programs are loaded, and it has had time to follow what it was told to."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError):
-            names = [os.readlink(entry.path) for entry in os.scandir(f"/proc/{process.pid}/fd")]
-            if sum(name == "anon_inode:bpf_link" for name in names) >= 10:
-                time.sleep(1.5)
-                return
-        time.sleep(0.05)
-    pytest.fail(f"does not attach: {process.communicate() if process.poll() is not None else process.pid}")
+def until_recording(process: "subprocess.Popen[str]") -> None:
+    """It says so when its programs are attached and it follows what it was told to."""
+    assert process.stderr is not None
+    assert process.stderr.readline() == RECORDING + "\n"
 
 
 def stop(process: "subprocess.Popen[str]", number: signal.Signals = signal.SIGINT) -> str:
@@ -272,6 +266,22 @@ def stop(process: "subprocess.Popen[str]", number: signal.Signals = signal.SIGIN
     stdout, stderr = process.communicate(timeout=60)
     assert "Traceback" not in stderr, stderr
     return stdout
+
+
+def test_what_comes_after_the_announcement_is_recorded(tmp_path: Path) -> None:
+    output, file = tmp_path / "out.parquet", tmp_path / "file"
+    file.write_bytes(b"before")
+    with tracing(output, "--path", file) as process, file.open("r+b", buffering=0) as opened:
+        opened.write(b"after")
+        stop(process)
+    assert rows(trace.read(output).ops) == [("buffered_write", 0, 5, 5)]
+
+
+def test_quiet_is_silent(tmp_path: Path) -> None:
+    done = eofrace("trace", "-q", "--", sys.executable, LOAD, "writes", str(tmp_path / "f"), "1")
+    assert (done.returncode, done.stdout, done.stderr) == (Status.OK, "", "")
+    done = eofrace("trace", "--", sys.executable, LOAD, "writes", str(tmp_path / "f"), "1")
+    assert done.stderr.startswith(RECORDING + "\n")
 
 
 def test_a_process_by_number_with_the_children_that_it_has(tmp_path: Path) -> None:
