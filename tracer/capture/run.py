@@ -108,6 +108,8 @@ class _Capture:
         """Files that can be changed by storing into memory."""
         self._started = time.monotonic()
         self._looked = 0.0
+        self._evicted = 0
+        """`Totals.evicted`, as of the last look."""
         self._processes = 1
         """That are followed, as of the last look."""
 
@@ -192,6 +194,9 @@ class _Capture:
         if self._options.selection.by_process:
             self._processes = processes.sweep(self._probes)
         if not self._options.files:
+            if self._totals.evicted > self._evicted:
+                self._evicted = self._totals.evicted
+                self._paths.retain(self._totals.files)
             self._paths.learn(self._probes.names())
 
     def _note_mappings(self) -> None:
@@ -199,7 +204,9 @@ class _Capture:
         before = {
             file for file in self._mapped if self._options.files or self._paths.kind(file[0]) not in mappings.MEMORY
         }
-        found = (before | self._probes.mapped().keys()) & self._totals.files.keys()
+        found = before | self._probes.mapped().keys()
+        if not self._totals.evicted:  # else nobody knows any more of which files there were operations
+            found &= self._totals.files.keys()
         if found:
             first = min(found)
             path = self._paths.get(*first) or f"inode {first[1]}"

@@ -25,6 +25,7 @@ from tracer.commands.trace import RECORDING
 from tracer.errors import Status
 from tracer.lab.scratch import default_directory, loop_scratch
 from tracer.operations import Op, Operations
+from tracer.report.trace_text import print_captured
 
 pytestmark = pytest.mark.root
 
@@ -396,6 +397,26 @@ def test_a_recorder_that_is_killed_leaves_what_it_has_and_no_verdict(tmp_path: P
     done = eofrace("analyze", str(kept))
     assert done.returncode == Status.INCONCLUSIVE
     assert "the end of the recording" in done.stdout
+
+
+def test_more_files_than_are_counted_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = (
+        "import os, sys\nbusy = open(sys.argv[1] + '/busy', 'wb', 0)\n"
+        "for i in range(3000):\n open(f'{sys.argv[1]}/{i}', 'wb').write(b'x')\n i % 10 or busy.write(b'y')\n"
+    )
+    monkeypatch.setattr("tracer.capture.result.MAX_FILES", 50)
+    command = (sys.executable, "-c", script, str(tmp_path))
+    captured = capture(Options(command=command), lambda *_: None)
+    totals = captured.totals
+    assert totals.operations == 3300
+    assert len(totals.files) <= 100
+    assert len(captured.paths) == len(totals.files)
+    assert [captured.paths[file] for file, _ in captured.busiest()[:1]] == [str(tmp_path / "busy")]
+    assert totals.others.operations == 3300 - sum(count.operations for count in totals.files.values())
+    print_captured(captured, stderr=False)
+    assert f"in {len(totals.files) + totals.evicted - 10:,} other files or fewer" in capsys.readouterr().out
 
 
 def test_duration_ends_it_and_the_command(tmp_path: Path) -> None:
