@@ -17,6 +17,8 @@ from typing import Any
 import click
 from rich.table import Table
 
+from tracer.commands.trace import RECORDING
+from tracer.commands.watch import WATCHING
 from tracer.errors import EofraceError
 from tracer.lab import children
 from tracer.lab.scratch import default_directory, loop_scratch
@@ -163,10 +165,10 @@ def _traced(file: Path, words: list[str]) -> Traced:
     """One run with a recorder beside it."""
     kept = Path(f"{file}.trace")
     summary = Path(f"{file}.json")
-    command = [*_EOFRACE, "trace", "-q", "--comm", "fio", "-o", str(kept), "--json", str(summary)]
-    with subprocess.Popen(command) as process:
+    command = [*_EOFRACE, "trace", "--comm", "fio", "-o", str(kept), "--json", str(summary)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         try:
-            _until_attached(process)
+            _until(process, RECORDING)
             before, begin = _cpu(process.pid), time.monotonic()
             with _sampled(process.pid) as resident:
                 iops = _fio(file, words, None)
@@ -194,10 +196,10 @@ def _traced(file: Path, words: list[str]) -> Traced:
 def _watched(file: Path, words: list[str]) -> Watched:
     """One run that is watched."""
     summary = Path(f"{file}.json")
-    command = [*_EOFRACE, "watch", "-q", "--comm", "fio", "--json", str(summary)]
-    with subprocess.Popen(command) as process:
+    command = [*_EOFRACE, "watch", "--comm", "fio", "--json", str(summary)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         try:
-            _until_attached(process)
+            _until(process, WATCHING)
             before, begin = _cpu(process.pid), time.monotonic()
             iops = _fio(file, words, None)
             cpu = (_cpu(process.pid) - before) / (time.monotonic() - begin)
@@ -208,18 +210,12 @@ def _watched(file: Path, words: list[str]) -> Watched:
     return Watched(iops, sum(report["operations"].values()), report["lost"], cpu)
 
 
-def _until_attached(process: "subprocess.Popen[bytes]") -> None:
-    """Wait until the recorder's programs are attached. Raises EofraceError."""
-    for _ in range(600):
-        if process.poll() is not None:
-            break
-        with contextlib.suppress(OSError):
-            links = [os.readlink(entry.path) for entry in os.scandir(f"/proc/{process.pid}/fd")]
-            if links.count("anon_inode:bpf_link") >= 10:
-                time.sleep(1)
-                return
-        time.sleep(0.1)
-    raise EofraceError("eofrace did not attach: run it by itself to see why")
+def _until(process: "subprocess.Popen[str]", announced: str) -> None:
+    """Wait until the recorder sees everything, which it says. Raises EofraceError."""
+    assert process.stderr is not None
+    said = process.stderr.readline()
+    if said.rstrip("\n") != announced:
+        raise EofraceError(f"eofrace did not say {announced!r}: {said.strip() or 'run it by itself to see why'}")
 
 
 def _cpu(pid: int) -> float:

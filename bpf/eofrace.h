@@ -14,7 +14,8 @@
 #define OP_TRUNCATE		6
 #define OP_OPEN			7	/* no operation: a call that may turn out to be a truncation */
 #define OP_PATH			8	/* the same: truncate(2), until it is known of which file */
-#define OP_KINDS		9
+#define OP_MAPPING		9	/* no operation: mmap(2) */
+#define OP_KINDS		10
 
 #define NONE_RESULT		(-0x7fffffffffffffffLL - 1)
 #define NONE_SIZE		(-1LL)

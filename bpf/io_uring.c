@@ -63,8 +63,9 @@ static inline int is_seen_elsewhere(u8 op, u64 inode)
 	return op == OP_FALLOCATE && by_function && *by_function && is_xfs(inode);
 }
 
-static inline int uring_begin(u64 req)
+int on_io_uring_submit(struct bpf_raw_tracepoint_args *ctx)
 {
+	u64 req = ctx->args[0];
 	u8 opcode = FIELD(u8, req, OFF_io_kiocb_opcode);
 	u64 flags = FIELD(u64, req, OFF_io_kiocb_flags);
 	u64 cmd = req + OFF_io_kiocb_cmd;
@@ -141,16 +142,6 @@ static inline int uring_begin(u64 req)
 	if (urings.update(&req, &uring))
 		count_drop(DROP_MAP);
 	return 0;
-}
-
-int on_io_uring_submit_req(struct bpf_raw_tracepoint_args *ctx)
-{
-	return uring_begin(ctx->args[0]);
-}
-
-int on_io_uring_submit_sqe(struct bpf_raw_tracepoint_args *ctx)
-{
-	return uring_begin(ctx->args[0]);
 }
 
 /* Which file an open has truncated. It is no request's own, but its result is a descriptor, also in a worker. */

@@ -44,19 +44,20 @@ static inline void note_mapping(u64 inode)
 		count_drop(DROP_MAP);
 }
 
-static inline void map_enter(u64 prot, u32 flags, u32 fd)
+/* Whether stores to what mmap(2) is asked for change a file. */
+static inline int maps_file(u64 prot, u32 flags)
 {
 	u32 type = flags & MAP_TYPE_MASK;
-	u64 file;
 
 	if (!(prot & PROT_WRITE_BIT) || flags & MAP_ANONYMOUS_BIT)
-		return;
-	if (type != MAP_SHARED_TYPE && type != MAP_SHARED_VALIDATE_TYPE)
-		return;
-	file = file_of(fd);
-	if (!file || !(FIELD(u32, file, OFF_file_f_mode) & FMODE_WRITE_BIT))
-		return;		/* EBADF, EACCES */
-	note_mapping(FIELD(u64, file, OFF_file_f_inode));
+		return 0;
+	return type == MAP_SHARED_TYPE || type == MAP_SHARED_VALIDATE_TYPE;
+}
+
+static inline void map_enter(u64 file)
+{
+	if (file && FIELD(u32, file, OFF_file_f_mode) & FMODE_WRITE_BIT)	/* or it is EBADF, EACCES */
+		note_mapping(FIELD(u64, file, OFF_file_f_inode));
 }
 
 /* Of xfs_filemap_page_mkwrite(): a tracepoint of its own since 1171de329692 (v6.13). */

@@ -15,6 +15,10 @@ static inline void call_enter(u64 regs, u32 fd, u8 kind, u8 copies, s64 offset, 
 
 	if (is_compat())
 		return;
+	if (kind == OP_MAPPING) {
+		map_enter(file);
+		return;
+	}
 	if (kind == OP_FALLOCATE && is_no_fallocate(file))
 		return;
 	if (begin_on_file(&call, file, kind))
@@ -35,6 +39,7 @@ int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 	u8 kind = OP_DIRECT_WRITE;
 	s64 offset = -1;
 	u64 length = 0;
+	u64 flags = 0;
 	u32 fd = SYSCALL_ARG(regs, 0);
 	u8 copies = 0;
 	u32 rwf = 0;
@@ -47,25 +52,32 @@ int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 		submit_enter(kind == OP_AIO_WRITE ? length : (u32)length, SYSCALL_ARG(regs, 2), kind);
 		return 0;
 	case NR_creat:
-		open_enter(O_TRUNC_BIT);
-		return 0;
+		kind = OP_OPEN;
+		flags = O_TRUNC_BIT;
+		break;
 	case NR_open:
-		open_enter(SYSCALL_ARG(regs, 1));
-		return 0;
+		kind = OP_OPEN;
+		flags = SYSCALL_ARG(regs, 1);
+		break;
 	case NR_openat:
 	case NR_open_by_handle_at:
-		open_enter(SYSCALL_ARG(regs, 2));
-		return 0;
+		kind = OP_OPEN;
+		flags = SYSCALL_ARG(regs, 2);
+		break;
 	case NR_openat2:
-		bpf_probe_read_user(&length, sizeof(length), (void *)SYSCALL_ARG(regs, 2));	/* open_how.flags */
-		open_enter(length);
-		return 0;
+		kind = OP_OPEN;
+		bpf_probe_read_user(&flags, sizeof(flags), (void *)SYSCALL_ARG(regs, 2));	/* open_how.flags */
+		break;
 	case NR_truncate:
-		path_enter(OP_PATH, SYSCALL_ARG(regs, 1));
-		return 0;
+		kind = OP_PATH;
+		length = SYSCALL_ARG(regs, 1);
+		break;
 	case NR_mmap:
-		map_enter(SYSCALL_ARG(regs, 2), SYSCALL_ARG(regs, 3), SYSCALL_ARG(regs, 4));
-		return 0;
+		if (!maps_file(SYSCALL_ARG(regs, 2), SYSCALL_ARG(regs, 3)))
+			return 0;
+		kind = OP_MAPPING;
+		fd = SYSCALL_ARG(regs, 4);
+		break;
 	case NR_fallocate:
 		kind = OP_FALLOCATE;
 		break;
@@ -105,6 +117,12 @@ int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 			return 0;
 		break;
 	default:
+		return 0;
+	}
+	if (kind == OP_OPEN && (!(flags & O_TRUNC_BIT) || flags & O_PATH_BIT))
+		return 0;
+	if (kind == OP_OPEN || kind == OP_PATH) {
+		path_enter(kind, length);
 		return 0;
 	}
 	call_enter(regs, fd, kind, copies, offset, length, rwf);

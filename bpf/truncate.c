@@ -12,6 +12,7 @@
 #define O_PATH_BIT	010000000
 #define FMODE_CREATED	0x100000	/* linux/fs.h: the file is new, and was empty */
 
+/* Which file that is, is known later. */
 static inline void path_enter(u8 kind, s64 size)
 {
 	struct call call = {};
@@ -24,13 +25,6 @@ static inline void path_enter(u8 kind, s64 size)
 	call.op.offset = size;
 	call.kind = kind;
 	enter_call(&call);
-}
-
-/* Which file that is, only the end tells. */
-static inline void open_enter(u64 flags)
-{
-	if (flags & O_TRUNC_BIT && !(flags & O_PATH_BIT))
-		path_enter(OP_OPEN, 0);
 }
 
 /* The file that an open has truncated; 0 if it was made by it, or is not traced. */

@@ -381,7 +381,7 @@ def _attach_uring(probes: Probes, info: btf.Btf) -> None:
     elif any(info.offset(member) is None for member in hooks.URING_MEMBERS):
         reason = "no BTF of its requests"
     else:
-        reason = probes._raw("io_uring_complete") or probes._raw(submit)
+        reason = probes._raw("io_uring_complete") or probes._raw(submit, "on_io_uring_submit")
     if reason is None:
         probes.mechanisms["io_uring"] = f"raw tracepoints {submit}, io_uring_complete"
     else:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +79,10 @@ class Paths:
         """The path of a file from what `Probes.names` has of it; it is not kept."""
         self._know_mounts([name.mounted])
         return self._path(name)
+
+    def retain(self, files: Container[Inode]) -> None:
+        """Forget the names of all other files, but for what the user called them."""
+        self._met = {file: names for file, names in self._met.items() if file in files}
 
     def get(self, dev: int, ino: int) -> str | None:
         """The path, of the last file with that number; None where it was not told."""

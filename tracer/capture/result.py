@@ -1,5 +1,6 @@
 """What a recording comes to: counts, files, hazards, as text and JSON tell it."""
 
+import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,9 @@ from tracer.errors import Status
 from tracer.operations import WRITES, Op, Operations
 
 SCHEMA = "eofrace.capture/1"
+
+MAX_FILES = 10_000
+"""Files that are counted one by one, however long it takes: those with the most operations. Twice as many at times."""
 
 
 @dataclass(slots=True)
@@ -31,7 +35,11 @@ class Totals:
     failed: int = 0
     """Operations that ended with an error."""
     files: dict[tuple[int, int], FileCount] = field(default_factory=dict)
-    """(st_dev, inode) -> counts."""
+    """(st_dev, inode) -> counts, of the busiest files."""
+    others: FileCount = field(default_factory=FileCount)
+    """Of all other files together."""
+    evicted: int = 0
+    """How many files went there: one that is met again, as often as that happens."""
     dropped: dict[str, int] = field(default_factory=dict)
     """Reason -> operations lost in the kernel."""
     unfinished: int = 0
@@ -61,6 +69,18 @@ class Totals:
                 file = self.files.setdefault((dev, ino), FileCount())
                 file.operations += count
                 file.bytes += int(size)
+        if len(self.files) > 2 * MAX_FILES:
+            self._evict()
+
+    def _evict(self) -> None:
+        """Leave the busiest files."""
+        kept = dict(heapq.nlargest(MAX_FILES, self.files.items(), key=lambda item: item[1].operations))
+        for file, count in self.files.items():
+            if file not in kept:
+                self.others.operations += count.operations
+                self.others.bytes += count.bytes
+        self.evicted += len(self.files) - len(kept)
+        self.files = kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +144,11 @@ class Captured:
                 }
                 for file, count in self.busiest()
             ],
+            "other_files": {
+                "evicted": self.totals.evicted,
+                "operations": self.totals.others.operations,
+                "bytes": self.totals.others.bytes,
+            },
             "mechanisms": dict(self.mechanisms),
             "gaps": [f"{what}: {why}" for what, why in self.gaps.items()],
             "notes": list(self.notes),

@@ -59,9 +59,10 @@ Progress = Callable[[Totals, float], None]
 """Is told the counts so far and the seconds since the start, several times a second."""
 
 
-def capture(options: Options, progress: Progress) -> Captured:
+def capture(options: Options, progress: Progress, recording: Callable[[], None] = lambda: None) -> Captured:
     """Record as `options` says, until its time is over, its processes have ended, or SIGINT or SIGTERM comes.
 
+    `recording` is called once, when nothing that begins can escape any more, and the command, if any, was started.
     Raises UsageError for a process, a file or a command that is not there, UnsupportedError where the kernel cannot be
     traced, OSError.
     """
@@ -71,7 +72,7 @@ def capture(options: Options, progress: Progress) -> Captured:
     with contextlib.ExitStack() as stack:
         probes = stack.enter_context(attach.attach(options.ring_bytes, options.mechanism, options.selection))
         recorder = stack.enter_context(Recorder(probes))
-        return _Capture(options, probes, recorder, progress).run()
+        return _Capture(options, probes, recorder, progress).run(recording)
 
 
 class _Capture:
@@ -92,10 +93,12 @@ class _Capture:
         """Files that can be changed by storing into memory."""
         self._started = time.monotonic()
         self._looked = 0.0
+        self._evicted = 0
+        """`Totals.evicted`, as of the last look."""
         self._processes = 1
         """That are followed, as of the last look."""
 
-    def run(self) -> Captured:
+    def run(self, recording: Callable[[], None]) -> Captured:
         options = self._options
         with contextlib.ExitStack() as stack:
             stopped = stack.enter_context(interrupts.collected())
@@ -103,6 +106,7 @@ class _Capture:
             followed = self._probes.followed() if options.selection.by_process else mappings.everybody()
             self._mapped = mappings.shared(followed)
             attached_after = age()
+            recording()
             while (why := self._over(stopped, command)) is None:
                 time.sleep(_TURN)
                 self._take()
@@ -159,6 +163,9 @@ class _Capture:
         if self._options.selection.by_process:
             self._processes = processes.sweep(self._probes)
         if not self._options.files:
+            if self._totals.evicted > self._evicted:
+                self._evicted = self._totals.evicted
+                self._paths.retain(self._totals.files)
             self._paths.learn(self._probes.names())
 
     def _note_mappings(self) -> None:
@@ -166,7 +173,9 @@ class _Capture:
         before = {
             file for file in self._mapped if self._options.files or self._paths.kind(file[0]) not in mappings.MEMORY
         }
-        found = (before | self._probes.mapped().keys()) & self._totals.files.keys()
+        found = before | self._probes.mapped().keys()
+        if not self._totals.evicted:  # else nobody knows any more of which files there were operations
+            found &= self._totals.files.keys()
         if found:
             first = min(found)
             path = self._paths.get(*first) or f"inode {first[1]}"

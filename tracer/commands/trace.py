@@ -26,6 +26,10 @@ Exit status: 0 nothing dangerous was seen, 1 a hazard or a loss,
 4 this host cannot do it."""
 
 
+RECORDING = "eofrace: recording; Ctrl-C ends it"
+"""Told on stderr as soon as nothing can escape: who starts a load beside the recorder may wait for it."""
+
+
 class _RingSize(click.ParamType[int]):
     """Bytes, from 4k to 1024m."""
 
@@ -67,7 +71,7 @@ class _RingSize(click.ParamType[int]):
 )
 @mechanism_option
 @click.option("json_file", "--json", metavar="FILE", help="Write the summary as JSON; - is stdout.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no summary: the exit status and files alone.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing: the exit status and files alone.")
 @click.pass_context
 def trace(
     ctx: click.Context,
@@ -107,7 +111,11 @@ def trace(
     if json_file is not None:
         check_writable(json_file)
     with status_line("attaching", quiet=quiet) as show:
-        captured = run.capture(options, lambda totals, seconds: show(_line(totals, seconds)))
+        captured = run.capture(
+            options,
+            lambda totals, seconds: show(_line(totals, seconds)),
+            (lambda: None) if quiet else (lambda: click.echo(RECORDING, err=True)),
+        )
     if json_file is not None:
         write_text(json_file, json.dumps(captured.to_json(), indent=1, allow_nan=False) + "\n")
     if not quiet:

@@ -28,6 +28,10 @@ Exit status: 0 nothing dangerous was seen, 1 a hazard or a loss,
 4 this host cannot do it."""
 
 
+WATCHING = "eofrace: watching; Ctrl-C ends it"
+"""Told on stderr as soon as nothing can escape."""
+
+
 @click.command(epilog=_EPILOG)
 @selecting("Watch")
 @click.option(
@@ -103,7 +107,9 @@ def watch(
                 _write_metrics(metrics_file, state, running=True)
                 due = time.monotonic() + interval
 
-        watched = run.watch(options, tell, progress)
+        watched = run.watch(
+            options, tell, progress, (lambda: None) if quiet else (lambda: click.echo(WATCHING, err=True))
+        )
     if metrics_file is not None:
         _write_metrics(metrics_file, watched.state, running=False)
     if json_file is not None:

@@ -72,9 +72,11 @@ def _files(captured: Captured) -> Table:
     table.add_column("file", no_wrap=True)
     for file, count in busiest[:BUSIEST]:
         table.add_row(f"{count.operations:,}", f"{count.bytes:,} B", Text(_shown(captured, file)))
-    if len(busiest) > BUSIEST:
-        rest = busiest[BUSIEST:]
-        table.add_row(f"{sum(count.operations for _, count in rest):,}", "", f"in {len(rest):,} other files")
+    rest = busiest[BUSIEST:]
+    if rest or captured.totals.evicted:
+        operations = sum(count.operations for _, count in rest) + captured.totals.others.operations
+        files = f"in {len(rest) + captured.totals.evicted:,} other files"
+        table.add_row(f"{operations:,}", "", f"{files} or fewer" if captured.totals.evicted else files)
     return table
 
 

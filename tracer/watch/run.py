@@ -43,8 +43,10 @@ Progress = Callable[[State], None]
 """Is told the counts so far, once a second."""
 
 
-def watch(options: Options, tell: Tell, progress: Progress) -> Watched:
+def watch(options: Options, tell: Tell, progress: Progress, watching: Callable[[], None] = lambda: None) -> Watched:
     """Watch as `options` says, until its time is over, its processes have ended, or SIGINT or SIGTERM comes.
+
+    `watching` is called when nothing can escape any more.
 
     Raises UsageError for a process, a file or a command that is not there, UnsupportedError where the kernel cannot be
     traced, OSError.
@@ -55,7 +57,7 @@ def watch(options: Options, tell: Tell, progress: Progress) -> Watched:
             attach.attach(options.ring_bytes, options.mechanism, options.selection, options.table)
         )
         recorder = stack.enter_context(Recorder(probes, _TURN / 2))
-        return _Watch(options, probes, recorder, tell, progress).run()
+        return _Watch(options, probes, recorder, tell, progress).run(watching)
 
 
 class _Watch:
@@ -71,12 +73,13 @@ class _Watch:
         self._begun = time.monotonic()
         self._looked = 0.0
 
-    def run(self) -> Watched:
+    def run(self, watching: Callable[[], None]) -> Watched:
         options, gaps = self._options, dict(self._probes.gaps)
         with contextlib.ExitStack() as stack:
             stopped = stack.enter_context(interrupts.collected())
             command = stack.enter_context(options.followed(self._probes, self._paths))
             attached_after = age()
+            watching()
             while (why := options.over(stopped, command, self._begun, self._state.processes)) is None:
                 time.sleep(_TURN)
                 self._take()

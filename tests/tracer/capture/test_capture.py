@@ -22,9 +22,11 @@ from tests.tracer.verify.test_verify import EOFRACE, eofrace, one_line
 from tracer import trace
 from tracer.capture.result import Captured
 from tracer.capture.run import Options, capture
+from tracer.commands.trace import RECORDING
 from tracer.errors import Status
 from tracer.lab.scratch import default_directory, loop_scratch
 from tracer.operations import Op, Operations
+from tracer.report.trace_text import print_captured
 
 pytestmark = pytest.mark.root
 
@@ -227,24 +229,17 @@ def tracing(output: Path, *words: object) -> Iterator["subprocess.Popen[str]"]:
     command = [*EOFRACE, "trace", "-o", str(output), *map(str, words)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
-            until_attached(process)
+            until_recording(process)
             yield process
         finally:
             if process.poll() is None:
                 process.kill()
 
 
-def until_attached(process: "subprocess.Popen[str]") -> None:
-    """Its programs are loaded, and it has had time to follow what it was told to."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError):
-            names = [os.readlink(entry.path) for entry in os.scandir(f"/proc/{process.pid}/fd")]
-            if sum(name == "anon_inode:bpf_link" for name in names) >= 10:
-                time.sleep(1.5)
-                return
-        time.sleep(0.05)
-    pytest.fail(f"does not attach: {process.communicate() if process.poll() is not None else process.pid}")
+def until_recording(process: "subprocess.Popen[str]") -> None:
+    """It says so when its programs are attached and it follows what it was told to."""
+    assert process.stderr is not None
+    assert process.stderr.readline() == RECORDING + "\n"
 
 
 def stop(process: "subprocess.Popen[str]", number: signal.Signals = signal.SIGINT) -> str:
@@ -252,6 +247,22 @@ def stop(process: "subprocess.Popen[str]", number: signal.Signals = signal.SIGIN
     stdout, stderr = process.communicate(timeout=60)
     assert "Traceback" not in stderr, stderr
     return stdout
+
+
+def test_what_comes_after_the_announcement_is_recorded(tmp_path: Path) -> None:
+    output, file = tmp_path / "out.parquet", tmp_path / "file"
+    file.write_bytes(b"before")
+    with tracing(output, "--path", file) as process, file.open("r+b", buffering=0) as opened:
+        opened.write(b"after")
+        stop(process)
+    assert rows(trace.read(output).ops) == [("buffered_write", 0, 5, 5)]
+
+
+def test_quiet_is_silent(tmp_path: Path) -> None:
+    done = eofrace("trace", "-q", "--", sys.executable, LOAD, "writes", str(tmp_path / "f"), "1")
+    assert (done.returncode, done.stdout, done.stderr) == (Status.OK, "", "")
+    done = eofrace("trace", "--", sys.executable, LOAD, "writes", str(tmp_path / "f"), "1")
+    assert done.stderr.startswith(RECORDING + "\n")
 
 
 def test_a_process_by_number_with_the_children_that_it_has(tmp_path: Path) -> None:
@@ -366,6 +377,26 @@ def test_a_recorder_that_is_killed_leaves_what_it_has_and_no_verdict(tmp_path: P
     done = eofrace("analyze", str(kept))
     assert done.returncode == Status.INCONCLUSIVE
     assert "the end of the recording" in done.stdout
+
+
+def test_more_files_than_are_counted_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = (
+        "import os, sys\nbusy = open(sys.argv[1] + '/busy', 'wb', 0)\n"
+        "for i in range(3000):\n open(f'{sys.argv[1]}/{i}', 'wb').write(b'x')\n i % 10 or busy.write(b'y')\n"
+    )
+    monkeypatch.setattr("tracer.capture.result.MAX_FILES", 50)
+    command = (sys.executable, "-c", script, str(tmp_path))
+    captured = capture(Options(command=command), lambda *_: None)
+    totals = captured.totals
+    assert totals.operations == 3300
+    assert len(totals.files) <= 100
+    assert len(captured.paths) == len(totals.files)
+    assert [captured.paths[file] for file, _ in captured.busiest()[:1]] == [str(tmp_path / "busy")]
+    assert totals.others.operations == 3300 - sum(count.operations for count in totals.files.values())
+    print_captured(captured, stderr=False)
+    assert f"in {len(totals.files) + totals.evicted - 10:,} other files or fewer" in capsys.readouterr().out
 
 
 def test_duration_ends_it_and_the_command(tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.tracer.capture.test_capture import LOAD, stop, until_attached
+from tests.tracer.capture.test_capture import LOAD, stop
 from tests.tracer.verify.test_verify import EOFRACE, eofrace, one_line
 from tracer import trace
 from tracer.analysis.rules import Rule, RulePairs
+from tracer.commands.watch import WATCHING
 from tracer.errors import Status
 from tracer.hooks import Table
 from tracer.lab.scratch import default_directory, loop_scratch
@@ -47,7 +48,8 @@ def watching(*words: object) -> Iterator["subprocess.Popen[str]"]:
     command = [*EOFRACE, "watch", *map(str, words)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
-            until_attached(process)
+            assert process.stderr is not None
+            assert process.stderr.readline() == WATCHING + "\n"
             yield process
         finally:
             if process.poll() is None:
