@@ -3,7 +3,7 @@ follow.
 """
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from blockstack.errors import ImageError
 
@@ -83,6 +83,11 @@ class Header:
     compatible: int = 0
     compression: str = "zlib"
     data_file: str | None = None
+    cluster_size: int = field(init=False)
+    """Bytes of a cluster."""
+
+    def __post_init__(self) -> None:
+        self.cluster_size = 1 << self.cluster_bits
 
     @property
     def dirty(self) -> bool:
@@ -103,11 +108,6 @@ class Header:
     def data_file_raw(self) -> bool:
         """Whether that is kept readable as a raw image (QEMU: data_file_is_raw)."""
         return bool(self.autoclear & AUTOCLEAR_DATA_FILE_RAW)
-
-    @property
-    def cluster_size(self) -> int:
-        """Bytes of a cluster."""
-        return 1 << self.cluster_bits
 
     @property
     def l2_entries(self) -> int:

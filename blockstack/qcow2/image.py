@@ -199,7 +199,7 @@ class Qcow2(Zeroing):
         size = self.header.cluster_size
         first, last = offset // size, -(-(offset + length) // size)
         host = self.mapping.in_memory(first, last - first, copied=True)
-        if host is None or self._dependency(offset, length) != (length, None):
+        if host is None or (self.allocations and self._dependency(offset, length) != (length, None)):
             return None
         self.clusters.check(host, (last - first) * size)
         return host + offset % size
