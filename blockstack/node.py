@@ -7,7 +7,7 @@ a request that extends it has finished. A driver implements the four `_` methods
 
 import errno
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn, TypeAlias
 
 from blockstack.block_status import BlockStatus
@@ -20,8 +20,8 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 MAX_REQUEST = (2**31 - 1) // 512 * 512
 """Bytes of the longest read or write (QEMU: BDRV_REQUEST_MAX_BYTES); zero-writes and discards have no such limit."""
 
-ZERO_CHUNK = 1 << 20
-"""Largest zero buffer of the fallback, in bytes."""
+ZERO_CHUNK = 16 << 20
+"""Largest zero buffer of the fallback, in bytes (QEMU: MAX_BOUNCE_BUFFER)."""
 
 
 def total(buffers: Sequence[Buffer]) -> int:
@@ -42,6 +42,7 @@ class Node(ABC):
     ) -> None:
         self.length = length
         self.request_alignment = request_alignment
+        self.zero_alignment = request_alignment  # what it can zero begins and ends there
         self.read_only = read_only
         self.growable = False
         self.closed = False
@@ -170,13 +171,28 @@ class Node(ABC):
             except OSError as error:
                 if not fallback or error.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP):
                     raise
-                for at in range(offset, offset + length, ZERO_CHUNK):
-                    await self._pwritev(request, at, [bytes(min(ZERO_CHUNK, offset + length - at))])
+                for at, count in self._zero_chunks(offset, length):
+                    await self._pwritev(request, at, [bytes(count)])
             self._wrote(offset + length)
 
+    def _zero_chunks(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        """A range cut where the driver could have zeroed (QEMU: bdrv_co_do_pwrite_zeroes)."""
+        at, end, align = offset, offset + length, self.zero_alignment
+        while at < end:
+            count = end - at
+            if at % align:
+                count = min(count, align - at % align)
+            elif count > align:
+                count -= end % align
+            count = min(count, ZERO_CHUNK)
+            yield at, count
+            at += count
+
     async def pdiscard(self, offset: int, length: int) -> None:
-        """Accept a discard and keep the data, which a discard permits (QEMU: discard=ignore, its default)."""
-        self._check(offset, length, extend=False)
+        """Accept a discard and keep the data, which a discard permits (QEMU: discard=ignore, its default). A file's may
+        reach behind its end.
+        """
+        self._check(offset, length, extend=self.growable)
         self._check_writable()
 
     async def flush(self) -> None:

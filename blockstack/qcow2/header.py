@@ -6,6 +6,7 @@ import struct
 from dataclasses import dataclass, field
 
 from blockstack.errors import ImageError
+from blockstack.node import Node
 
 MAGIC = b"QFI\xfb"
 V2_LENGTH = 72
@@ -304,3 +305,13 @@ def _extensions(data: bytes, at: int, end: int) -> dict[int, bytes]:
         found[kind] = data[at : at + length]
         at += -(-length // 8) * 8
     return found
+
+
+async def rewrite(file: Node, header: Header, offset: int, word: int) -> None:
+    """Write the header's cluster with another 64-bit word at `offset`, and make it stable (QEMU: qcow2_update_header,
+    which writes all of the cluster). Raises OSError.
+    """
+    cluster = bytearray(await file.preadv(0, min(header.cluster_size, file.length)))
+    cluster[offset : offset + 8] = word.to_bytes(8, "big")
+    await file.pwritev(0, [cluster.ljust(header.cluster_size, b"\0")], metadata=True)
+    await file.flush()

@@ -305,10 +305,10 @@ class Mapping:
             self._unused.clear()
 
     async def _punch(self) -> None:
-        unused, self._unused, file = self._unused, [], self._data.file
+        unused, self._unused = self._unused, []
         for offset, count in unused:
             with suppress(OSError):
-                await file.pdiscard(offset, max(0, min(count * self._header.cluster_size, file.length - offset)))
+                await self._data.file.pdiscard(offset, count * self._header.cluster_size)
 
     def extent(self, entry: int, clusters: int) -> tuple[int, int]:
         """Host offset and number of the clusters that `entry`, the first of `clusters`, refers to.
