@@ -156,13 +156,18 @@ class FilePosix(Node):
             self._has_fallocate = False
         raise OSError(errno.ENOTSUP, "no fallocate on this file system")
 
+    @property
+    def makes_holes(self) -> bool:
+        """Whether discards become holes: the file was opened so, and the file system has not refused."""
+        return self._discard and self._has_discard
+
     async def pdiscard(self, offset: int, length: int) -> None:
         """Make a hole of the whole blocks in a range, where the file was opened so and the file system can (QEMU:
         raw_co_pdiscard). Raises OSError.
         """
         await super().pdiscard(offset, length)
         start, end = self._align_inwards(offset, offset + length)
-        if not (self._discard and self._has_discard) or start >= end:
+        if not self.makes_holes or start >= end:
             return
         with self.tracker.track(TrackedRequest(start, end - start, RequestType.DISCARD)) as request:
             await self.tracker.wait_serialising(request)

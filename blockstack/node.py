@@ -7,8 +7,8 @@ a request that extends it has finished. A driver implements the four `_` methods
 
 import errno
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Iterator, Sequence
+from typing import NoReturn, TypeAlias
 
 from blockstack.block_status import BlockStatus
 from blockstack.journal import Journal
@@ -20,8 +20,8 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 MAX_REQUEST = (2**31 - 1) // 512 * 512
 """Bytes of the longest read or write (QEMU: BDRV_REQUEST_MAX_BYTES); zero-writes and discards have no such limit."""
 
-ZERO_CHUNK = 1 << 20
-"""Largest zero buffer of the fallback, in bytes."""
+ZERO_CHUNK = 16 << 20
+"""Largest zero buffer of the fallback, in bytes (QEMU: MAX_BOUNCE_BUFFER)."""
 
 
 def total(buffers: Sequence[Buffer]) -> int:
@@ -42,6 +42,7 @@ class Node(ABC):
     ) -> None:
         self.length = length
         self.request_alignment = request_alignment
+        self.zero_alignment = request_alignment  # what it can zero begins and ends there
         self.read_only = read_only
         self.growable = False
         self.closed = False
@@ -90,15 +91,19 @@ class Node(ABC):
         is closed, or the driver's error.
         """
         self._check(offset, length, extend=False)
-        self._check_length(length)
+        if length > MAX_REQUEST:
+            _refuse_length(length)
         if length == 0:
             return b""
-        start, end = self._align(offset, offset + length)
-        with self.tracker.track(TrackedRequest(offset, length, RequestType.READ)) as request:
-            if await self.tracker.wait_serialising(request):
+        tracker = self.tracker
+        with tracker.track(TrackedRequest(offset, length, RequestType.READ)) as request:
+            if tracker.serialising and await tracker.wait_serialising(request):
                 self._check_bounds(offset, length, extend=False)
+            if not (offset | length) & (self.request_alignment - 1):
+                return await self._preadv(request, offset, length)
+            start, end = self._align(offset, offset + length)
             data = await self._preadv(request, start, end - start)
-        return data if len(data) == length else data[offset - start : offset - start + length]
+        return data[offset - start : offset - start + length]
 
     async def pwritev(self, offset: int, buffers: Sequence[Buffer], *, metadata: bool = False) -> None:
         """Write `buffers` one behind the other at `offset`.
@@ -109,23 +114,26 @@ class Node(ABC):
         """
         length = total(buffers)
         self._check(offset, length, extend=self.growable)
-        self._check_length(length)
+        if length > MAX_REQUEST:
+            _refuse_length(length)
         self._check_writable()
         if length:
             await self._write(offset, length, buffers, metadata)
 
     async def _write(self, offset: int, length: int, buffers: Sequence[Buffer], metadata: bool) -> None:
-        with self.tracker.track(TrackedRequest(offset, length, RequestType.WRITE, metadata=metadata)) as request:
-            start, end = self._align(offset, offset + length)
-            padded = (start, end) != (offset, offset + length)
+        tracker, start, end = self.tracker, offset, offset + length
+        with tracker.track(TrackedRequest(offset, length, RequestType.WRITE, metadata)) as request:
+            padded = (offset | length) & (self.request_alignment - 1)
             if padded:
                 request.make_serialising(self.request_alignment)
-            if await self.tracker.wait_serialising(request):
+            if tracker.serialising and await tracker.wait_serialising(request):
                 self._check_bounds(offset, length, extend=self.growable)
             if padded:
-                buffers = await self._pad(request, start, end, buffers)
+                start, aligned_end = self._align(offset, end)
+                buffers = await self._pad(request, start, aligned_end, buffers)
             await self._pwritev(request, start, buffers)
-            self._wrote(offset + length)
+            if end > self.length:
+                self._wrote(end)
 
     async def pwrite_zeroes(
         self, offset: int, length: int, *, unmap: bool = False, fallback: bool = True, metadata: bool = False
@@ -163,13 +171,28 @@ class Node(ABC):
             except OSError as error:
                 if not fallback or error.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP):
                     raise
-                for at in range(offset, offset + length, ZERO_CHUNK):
-                    await self._pwritev(request, at, [bytes(min(ZERO_CHUNK, offset + length - at))])
+                for at, count in self._zero_chunks(offset, length):
+                    await self._pwritev(request, at, [bytes(count)])
             self._wrote(offset + length)
 
+    def _zero_chunks(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        """A range cut where the driver could have zeroed (QEMU: bdrv_co_do_pwrite_zeroes)."""
+        at, end, align = offset, offset + length, self.zero_alignment
+        while at < end:
+            count = end - at
+            if at % align:
+                count = min(count, align - at % align)
+            elif count > align:
+                count -= end % align
+            count = min(count, ZERO_CHUNK)
+            yield at, count
+            at += count
+
     async def pdiscard(self, offset: int, length: int) -> None:
-        """Accept a discard and keep the data, which a discard permits (QEMU: discard=ignore, its default)."""
-        self._check(offset, length, extend=False)
+        """Accept a discard and keep the data, which a discard permits (QEMU: discard=ignore, its default). A file's may
+        reach behind its end.
+        """
+        self._check(offset, length, extend=self.growable)
         self._check_writable()
 
     async def flush(self) -> None:
@@ -226,7 +249,8 @@ class Node(ABC):
             raise OSError(errno.EBADF, "node is closed")
 
     def _check(self, offset: int, length: int, *, extend: bool) -> None:
-        self._check_open()
+        if self.closed:
+            self._check_open()
         self._check_bounds(offset, length, extend=extend)
 
     def _check_bounds(self, offset: int, length: int, *, extend: bool) -> None:
@@ -237,10 +261,6 @@ class Node(ABC):
     def _check_shrink(self, length: int, shrink: bool) -> None:
         if length < self.length and not shrink:
             raise OSError(errno.EINVAL, f"{length} bytes are less than {self.length}, and shrinking was not asked for")
-
-    def _check_length(self, length: int) -> None:
-        if length > MAX_REQUEST:
-            raise OSError(errno.EIO, f"request of {length} bytes, more than {MAX_REQUEST}")
 
     def _check_writable(self) -> None:
         if self.read_only:
@@ -262,3 +282,7 @@ class Node(ABC):
         if tail_length:
             padded.append((await self._preadv(request, end - align, align))[align - tail_length :])
         return padded
+
+
+def _refuse_length(length: int) -> NoReturn:
+    raise OSError(errno.EIO, f"request of {length} bytes, more than {MAX_REQUEST}")

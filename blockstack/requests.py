@@ -46,7 +46,7 @@ class TrackedRequest:
         "tracker",
         "type",
         "waiters",
-        "waiting_for",
+        "waits_in",
     )
 
     def __init__(self, offset: int, length: int, type: RequestType, metadata: bool = False) -> None:
@@ -58,8 +58,8 @@ class TrackedRequest:
         self.serialising = False
         self.overlap_offset = offset
         self.overlap_end = offset + length
-        self.waiting_for: TrackedRequest | None = None
-        self.waiters: deque[_Waiter] = deque()
+        self.waits_in: _Queue | None = None
+        self.waiters: _Queue | None = None
         self.entry: Entry | None = None
         self.tracker: RequestTracker | None = None
         self.counted = False  # among its tracker's serialising requests
@@ -69,6 +69,21 @@ class TrackedRequest:
         """First byte behind the range that was asked for."""
         return self.offset + self.length
 
+    def __enter__(self) -> "TrackedRequest":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        assert self.tracker is not None
+        result = 0
+        if error is not None:
+            result = -(error.errno or errno.EIO) if isinstance(error, OSError) else -errno.ECANCELED
+        self.tracker.end(self, result)
+
+    @property
+    def waiting_for(self) -> "TrackedRequest | None":
+        """The request whose end this one sleeps for."""
+        return None if self.waits_in is None else self.waits_in.ahead
+
     def overlaps(self, other: "TrackedRequest") -> bool:
         """Whether the two overlap ranges share a byte (QEMU: tracked_request_overlaps)."""
         return self.overlap_offset < other.overlap_end and other.overlap_offset < self.overlap_end
@@ -76,7 +91,7 @@ class TrackedRequest:
     def conflicts(self, other: "TrackedRequest") -> bool:
         """Whether this request has to wait for `other`. Asked so often that `overlaps` is spelled out."""
         return (
-            other.waiting_for is None
+            other.waits_in is None
             and (other.serialising or self.serialising)
             and other is not self
             and self.overlap_offset < other.overlap_end
@@ -106,7 +121,15 @@ class _Waiter:
     done: "asyncio.Future[None]"
     again: bool
     entry: Entry | None = None
-    woken_by: TrackedRequest | None = None  # whose other waiters look when this one has gone on
+    woken_from: "_Queue | None" = None  # whose other waiters look when this one has gone on
+
+
+class _Queue(deque[_Waiter]):
+    """Those that sleep until `ahead` has ended, in order of arrival."""
+
+    def __init__(self, ahead: TrackedRequest) -> None:
+        super().__init__()
+        self.ahead = ahead
 
 
 class RequestTracker:
@@ -120,9 +143,22 @@ class RequestTracker:
         self._journal = journal
         self._idle: list[asyncio.Future[None]] = []
 
-    def track(self, request: TrackedRequest) -> "Tracked":
-        """A context that keeps `request` in the list, and wakes those that wait for it afterwards."""
-        return Tracked(self, request)
+    def track(self, request: TrackedRequest) -> TrackedRequest:
+        """`request` is in flight from now on (QEMU: tracked_request_begin). As a context it ends, and wakes those that
+        wait for it.
+        """
+        journal = self._journal
+        if journal is not None:
+            request.id = journal.next_request()
+            request.entry = journal.begin(
+                Kind.REQUEST, request.offset, request.length, request=request.id, flags=_flags(request)
+            )
+        request.tracker = self
+        if request.serialising:
+            request.counted = True
+            self.serialising += 1
+        self.in_flight[request] = None
+        return request
 
     def conflicting(self, request: TrackedRequest) -> TrackedRequest | None:
         """The first request that `request` has to wait for (QEMU: bdrv_find_conflicting_request)."""
@@ -130,7 +166,7 @@ class RequestTracker:
             return None
         for other in self.in_flight:
             # Most of them wait themselves, if any does.
-            if other.waiting_for is None and request.conflicts(other):
+            if other.waits_in is None and request.conflicts(other):
                 return other
         return None
 
@@ -142,7 +178,11 @@ class RequestTracker:
         other = self.conflicting(request)
         if other is None:
             return False
-        await self._wait(request, other, again=True)
+        while other is not None:
+            await self._wait(request, other, again=True)
+            # Since it was woken others have gone on: whoever ended went first, as in QEMU, where the woken run when the
+            # waker yields (aio_co_wake). A zero-write's own data write comes before the next zero-write.
+            other = self.conflicting(request)
         return True
 
     async def wait_for(self, request: TrackedRequest, other: TrackedRequest) -> None:
@@ -158,41 +198,29 @@ class RequestTracker:
 
     async def _wait(self, request: TrackedRequest, other: TrackedRequest, *, again: bool) -> None:
         waiter = _Waiter(request, asyncio.get_running_loop().create_future(), again)
+        if self._journal is not None:
+            waiter.entry = self._journal.begin(Kind.WAIT, request.offset, request.length, request=request.id)
         self._sleep(waiter, other)
         try:
             await waiter.done
         finally:
-            if request.waiting_for is not None:  # cancelled
-                self._slept(waiter, request.waiting_for)
-            if waiter.woken_by is not None:
-                asyncio.get_running_loop().call_soon(self._wake, waiter.woken_by)
+            if request.waits_in is not None:  # cancelled
+                self._slept(waiter)
+            if waiter.woken_from is not None:
+                asyncio.get_running_loop().call_soon(self._wake, waiter.woken_from, request)
 
     def _sleep(self, waiter: _Waiter, other: TrackedRequest) -> None:
-        request = waiter.request
         self.waits += 1
-        if self._journal is not None:
-            waiter.entry = self._journal.begin(Kind.WAIT, request.offset, request.length, request=request.id)
+        if other.waiters is None:
+            other.waiters = _Queue(other)
         other.waiters.append(waiter)
-        request.waiting_for = other
+        waiter.request.waits_in = other.waiters
 
-    def _slept(self, waiter: _Waiter, other: TrackedRequest) -> None:
-        waiter.request.waiting_for = None
-        if self._journal is not None and waiter.entry is not None:
+    def _slept(self, waiter: _Waiter) -> None:
+        other = waiter.request.waiting_for
+        waiter.request.waits_in = None
+        if self._journal is not None and waiter.entry is not None and other is not None:
             self._journal.end(waiter.entry, other.id)
-
-    def begin(self, request: TrackedRequest) -> None:
-        """`request` is in flight from now on (QEMU: tracked_request_begin)."""
-        journal = self._journal
-        if journal is not None:
-            request.id = journal.next_request()
-            request.entry = journal.begin(
-                Kind.REQUEST, request.offset, request.length, request=request.id, flags=_flags(request)
-            )
-        request.tracker = self
-        if request.serialising:
-            request.counted = True
-            self.serialising += 1
-        self.in_flight[request] = None
 
     def end(self, request: TrackedRequest, result: int) -> None:
         """`request` has ended with 0 or -errno (QEMU: tracked_request_end)."""
@@ -203,10 +231,9 @@ class RequestTracker:
                 request.entry.flags |= RequestFlag.SERIALISING
             self._journal.end(request.entry, result)
         if request.waiters:
-            # Whoever ended goes on first, as in QEMU, where the woken run when the waker yields (aio_co_wake): a
-            # zero-write's own data write comes before the next zero-write.
-            asyncio.get_running_loop().call_soon(self._wake, request)
-        self._look_idle()
+            self._wake(request.waiters, None)
+        if self._idle:
+            self._look_idle()
 
     @contextmanager
     def count(self) -> Iterator[None]:
@@ -225,49 +252,47 @@ class RequestTracker:
                     idle.set_result(None)
             self._idle.clear()
 
-    def _wake(self, ended: TrackedRequest) -> None:
-        """Those that waited for `ended` look again, in order, until one may go on (QEMU: qemu_co_queue_restart_all).
+    def _wake(self, queue: _Queue, last: TrackedRequest | None) -> None:
+        """Those that waited for a request that has ended look again, in order, until one may go on (QEMU:
+        qemu_co_queue_restart_all). `last` is the one that went on before.
 
         They look here, not in their own tasks: of many zero-writes stretched to infinity one can go on, and to wake the
         others would cost each of them a turn of the event loop for every one that ends. The others look when it has
         done its next step, in which it may turn serialising.
         """
-        other: TrackedRequest | None = None
-        while ended.waiters:
-            waiter = ended.waiters.popleft()
-            if waiter.done.done():
-                continue  # cancelled
-            self._slept(waiter, ended)
+        other = last
+        while queue:
+            waiter = queue[0]
+            if waiter.done.done():  # cancelled
+                queue.popleft()
+                continue
             # What held the one before is likely to hold this one, too.
-            if other is None or not (waiter.again and waiter.request.conflicts(other)):
+            if other is None or other not in self.in_flight or not (waiter.again and waiter.request.conflicts(other)):
                 other = self.conflicting(waiter.request) if waiter.again else None
             if other is None:
-                waiter.woken_by = ended
+                queue.popleft()
+                self._slept(waiter)
+                waiter.woken_from = queue
                 waiter.done.set_result(None)
                 return
+            if all(waiter.again and waiter.request.conflicts(other) for waiter in queue):
+                self._pass_on(queue, other)
+                return
+            queue.popleft()
             self._sleep(waiter, other)
 
-
-class Tracked:
-    """The context that `RequestTracker.track` makes."""
-
-    __slots__ = ("_request", "_tracker")
-
-    def __init__(self, tracker: RequestTracker, request: TrackedRequest) -> None:
-        self._tracker = tracker
-        self._request = request
-
-    def __enter__(self) -> TrackedRequest:
-        self._tracker.begin(self._request)
-        return self._request
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        result = 0
-        if isinstance(error, OSError):
-            result = -(error.errno or errno.EIO)
-        elif error is not None:
-            result = -errno.ECANCELED
-        self._tracker.end(self._request, result)
+    def _pass_on(self, queue: _Queue, other: TrackedRequest) -> None:
+        """All of `queue` wait for `other` now, as by `_sleep` of each, at the cost of one. Their waits in the journal
+        go on. They stay before those that came to wait for `other` since: in QEMU all of them look at once.
+        """
+        self.waits += len(queue)
+        if other.waiters is not None:
+            for waiter in other.waiters:
+                if not waiter.done.done():  # cancelled
+                    waiter.request.waits_in = queue
+            queue.extend(other.waiters)
+        queue.ahead = other
+        other.waiters = queue
 
 
 def _flags(request: TrackedRequest) -> int:

@@ -6,7 +6,8 @@ leave its tracked request, its buffer and its newly allocated clusters to others
 
 import asyncio
 import types
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -17,11 +18,44 @@ class Uncancellable(asyncio.Future[T]):
 
     Task.cancel() asks the future that the task waits for to be cancelled; where that refuses, CancelledError is thrown
     when the future is done. asyncio.shield() comes to the same with two more futures and three callbacks a request.
+
+    The task goes on at once when the result is set, as a coroutine of QEMU does that is entered by its completion, not
+    in the next turn of the event loop, unless a task sets it: tasks do not run within each other.
     """
+
+    _task: "tuple[Callable[[Uncancellable[T]], object], Context] | None" = None
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Refused."""
         return False
+
+    def add_done_callback(
+        self, fn: "Callable[[Uncancellable[T]], object]", /, *, context: Context | None = None
+    ) -> None:
+        """As any future's; the first with a context is the task that waits."""
+        if self._task is None and context is not None and not self.done():
+            self._task = fn, context
+        else:
+            super().add_done_callback(fn, context=context)
+
+    def set_result(self, result: T, /) -> None:
+        """And let the task go on."""
+        super().set_result(result)
+        if self._task is not None:
+            self._go_on(*self._task)
+
+    def set_exception(self, exception: type | BaseException, /) -> None:
+        """And let the task go on."""
+        super().set_exception(exception)
+        if self._task is not None:
+            self._go_on(*self._task)
+
+    def _go_on(self, wake: "Callable[[Uncancellable[T]], object]", context: Context) -> None:
+        self._task = None
+        if asyncio.current_task() is None:
+            context.run(wake, self)
+        else:
+            super().add_done_callback(wake, context=context)
 
 
 async def settled(future: "asyncio.Future[T]") -> T:

@@ -41,8 +41,7 @@ class Workers:
             )
             self._threads.append(thread)
             thread.start()
-        # At the end of this turn of the event loop, as the asynchronous engines send their batch.
-        loop.call_soon(self._jobs.put, (call, arguments, future))
+        self._jobs.put((call, arguments, future))
         return await future
 
     def close(self) -> None:

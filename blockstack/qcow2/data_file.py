@@ -5,6 +5,7 @@ Only metadata has refcounts then: a guest cluster is allocated or not, but nobod
 """
 
 from collections.abc import Awaitable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -103,8 +104,13 @@ class ExternalClusters:
         """What replaced them is at the same place."""
 
     async def discard(self, offset: int, count: int) -> list[tuple[int, int]]:
-        """All of them (QEMU: qcow2_free_any_cluster); in a raw file they are zero already."""
-        return [] if self._is_raw else [(offset, count)]
+        """Each becomes a hole by itself, at once (QEMU: qcow2_free_any_cluster, which ignores errors: a discard is
+        optional). Raises OSError where the file is raw, and must read as zeroes.
+        """
+        for at in range(offset, offset + count * self._size, self._size):
+            with nullcontext() if self._is_raw else suppress(OSError):
+                await self.file.pdiscard(at, self._size)
+        return []
 
     def check(self, offset: int, length: int) -> None:
         """There is no metadata in it (QEMU: qcow2_pre_write_overlap_check)."""

@@ -3,9 +3,10 @@ follow.
 """
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from blockstack.errors import ImageError
+from blockstack.node import Node
 
 MAGIC = b"QFI\xfb"
 V2_LENGTH = 72
@@ -83,6 +84,11 @@ class Header:
     compatible: int = 0
     compression: str = "zlib"
     data_file: str | None = None
+    cluster_size: int = field(init=False)
+    """Bytes of a cluster."""
+
+    def __post_init__(self) -> None:
+        self.cluster_size = 1 << self.cluster_bits
 
     @property
     def dirty(self) -> bool:
@@ -103,11 +109,6 @@ class Header:
     def data_file_raw(self) -> bool:
         """Whether that is kept readable as a raw image (QEMU: data_file_is_raw)."""
         return bool(self.autoclear & AUTOCLEAR_DATA_FILE_RAW)
-
-    @property
-    def cluster_size(self) -> int:
-        """Bytes of a cluster."""
-        return 1 << self.cluster_bits
 
     @property
     def l2_entries(self) -> int:
@@ -304,3 +305,13 @@ def _extensions(data: bytes, at: int, end: int) -> dict[int, bytes]:
         found[kind] = data[at : at + length]
         at += -(-length // 8) * 8
     return found
+
+
+async def rewrite(file: Node, header: Header, offset: int, word: int) -> None:
+    """Write the header's cluster with another 64-bit word at `offset`, and make it stable (QEMU: qcow2_update_header,
+    which writes all of the cluster). Raises OSError.
+    """
+    cluster = bytearray(await file.preadv(0, min(header.cluster_size, file.length)))
+    cluster[offset : offset + 8] = word.to_bytes(8, "big")
+    await file.pwritev(0, [cluster.ljust(header.cluster_size, b"\0")], metadata=True)
+    await file.flush()

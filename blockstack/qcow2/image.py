@@ -16,7 +16,7 @@ from blockstack.qcow2 import compressed, snapshots
 from blockstack.qcow2.allocation import Allocation, Part
 from blockstack.qcow2.cache import DEFAULT_SIZES, Cache, CacheSizes
 from blockstack.qcow2.data_file import DataClusters, ExternalClusters, OwnClusters
-from blockstack.qcow2.header import AUTOCLEAR, AUTOCLEAR_DATA_FILE_RAW, MAX_CHAIN_L1_BYTES, Header
+from blockstack.qcow2.header import AUTOCLEAR, AUTOCLEAR_DATA_FILE_RAW, MAX_CHAIN_L1_BYTES, Header, rewrite
 from blockstack.qcow2.lazy import DirtyBit
 from blockstack.qcow2.mapping import Mapping, Run, pack_l2
 from blockstack.qcow2.overlap import MetadataMap
@@ -50,6 +50,7 @@ class Qcow2(Zeroing):
     ) -> None:
         super().__init__(header.size, read_only=read_only)
         self.header = header
+        self.zero_alignment = header.subcluster_size if header.extended_l2 else header.cluster_size
         self.file = file
         self.backing = backing
         self.l1_bytes: int = header.l1_entries * 8 + (
@@ -103,8 +104,7 @@ class Qcow2(Zeroing):
             if header.autoclear & ~AUTOCLEAR_DATA_FILE_RAW:
                 # What this driver knows nothing of (dirty bitmaps) is no longer true once it writes (qcow2.rst).
                 header.autoclear &= AUTOCLEAR_DATA_FILE_RAW
-                await file.pwritev(AUTOCLEAR, [header.autoclear.to_bytes(8, "big")], metadata=True)
-                await file.flush()
+                await rewrite(file, header, AUTOCLEAR, header.autoclear)
         return image
 
     async def _load_snapshots(self) -> None:
@@ -199,7 +199,7 @@ class Qcow2(Zeroing):
         size = self.header.cluster_size
         first, last = offset // size, -(-(offset + length) // size)
         host = self.mapping.in_memory(first, last - first, copied=True)
-        if host is None or self._dependency(offset, length) != (length, None):
+        if host is None or (self.allocations and self._dependency(offset, length) != (length, None)):
             return None
         self.clusters.check(host, (last - first) * size)
         return host + offset % size
@@ -235,17 +235,22 @@ class Qcow2(Zeroing):
 
     async def _write_part(self, data: memoryview, part: Part) -> None:
         """Zero or copy what surrounds the data, write it, link the clusters (QEMU: qcow2_co_pwritev_task)."""
-        waiting = list(part.allocations)
+        waiting = part.allocations[::-1]  # the last one first, as QEMU's list has them
         try:
-            # The last one first, as QEMU's list has them.
-            copied = [one for one in waiting[::-1] if (one.head or one.tail) and not await self._alloc_space(one)]
-            if copied:
-                await self._write_merged(part, copied, data)
+            copied = [one for one in waiting if (one.head or one.tail) and not await self._alloc_space(one)]
+            # One write for what is copied and the data, if they are all that there is (QEMU: merge_cow).
+            merged = bool(copied) and copied[0].length == part.length
+            if merged:
+                head, tail = await self._read_around(copied[0])
+                await self.data.pwritev(part.host - len(head), [head, data, tail])
             else:
                 await self.data.pwritev(part.host, [data])
             while waiting:
+                one = waiting[0]
+                if one in copied and not merged:
+                    await self._copy(one)
                 async with self._lock:
-                    await self._link(waiting[0], copied=waiting[0] in copied)
+                    await self._link(one, copied=one in copied)
                     self._end(waiting.pop(0))
         finally:
             for allocation in waiting:
@@ -301,24 +306,20 @@ class Qcow2(Zeroing):
             return True
         return not run.entry and (self.backing is None or self.backing.known_zero(offset, length))
 
-    async def _write_merged(self, part: Part, copied: list[Allocation], data: memoryview) -> None:
-        """Copy-on-write and guest data, in one write where they touch (QEMU: merge_cow, perform_cow)."""
-        pieces: list[Buffer] = [data]
-        start = part.host
-        for allocation in copied:
-            head = await self._read_old(allocation, allocation.guest_offset - allocation.head, allocation.head)
-            tail = await self._read_old(allocation, allocation.guest_offset + allocation.length, allocation.tail)
-            at = allocation.host + allocation.guest_offset % self.header.cluster_size
-            if at == part.host:
-                start -= len(head)
-                pieces.insert(0, head)
-            elif head:
-                await self.data.pwritev(at - len(head), [head])
-            if at + allocation.length == part.host + part.length:
-                pieces.append(tail)
-            elif tail:
-                await self.data.pwritev(at + allocation.length, [tail])
-        await self.data.pwritev(start, pieces)
+    async def _copy(self, allocation: Allocation) -> None:
+        """Write what surrounds the data (QEMU: perform_cow)."""
+        head, tail = await self._read_around(allocation)
+        at = allocation.host + allocation.guest_offset % self.header.cluster_size
+        if head:
+            await self.data.pwritev(at - len(head), [head])
+        if tail:
+            await self.data.pwritev(at + allocation.length, [tail])
+
+    async def _read_around(self, allocation: Allocation) -> tuple[bytes, bytes]:
+        """What has to be copied before the data and behind it."""
+        head = await self._read_old(allocation, allocation.guest_offset - allocation.head, allocation.head)
+        end = allocation.guest_offset + allocation.length
+        return head, await self._read_old(allocation, end, allocation.tail)
 
     async def _read_old(self, allocation: Allocation, offset: int, length: int) -> bytes:
         if not length:

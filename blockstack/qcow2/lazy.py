@@ -5,7 +5,7 @@ While the bit is set, L2 tables do not wait for refcounts. Who opens the image f
 """
 
 from blockstack.node import Node
-from blockstack.qcow2.header import INCOMPAT_DIRTY, INCOMPATIBLE, Header
+from blockstack.qcow2.header import INCOMPAT_DIRTY, INCOMPATIBLE, Header, rewrite
 
 
 class DirtyBit:
@@ -20,16 +20,16 @@ class DirtyBit:
     async def set(self) -> None:
         """Make the bit stable before the first entry that does without a refcount. Raises OSError."""
         if not self.is_set:
-            await self._write(self._header.incompatible | INCOMPAT_DIRTY)
+            incompatible = self._header.incompatible | INCOMPAT_DIRTY
+            await self._file.pwritev(INCOMPATIBLE, [incompatible.to_bytes(8, "big")], metadata=True)
+            await self._file.flush()
+            self._header.incompatible = incompatible
             self.is_set = True
 
     async def clear(self) -> None:
         """Take the bit back; the refcounts must be stable. Raises OSError."""
         if self.is_set:
-            await self._write(self._header.incompatible & ~INCOMPAT_DIRTY)
+            incompatible = self._header.incompatible & ~INCOMPAT_DIRTY
+            await rewrite(self._file, self._header, INCOMPATIBLE, incompatible)
+            self._header.incompatible = incompatible
             self.is_set = False
-
-    async def _write(self, incompatible: int) -> None:
-        await self._file.pwritev(INCOMPATIBLE, [incompatible.to_bytes(8, "big")], metadata=True)
-        await self._file.flush()
-        self._header.incompatible = incompatible

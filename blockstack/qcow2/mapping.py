@@ -174,7 +174,7 @@ class Mapping:
         if table is None:
             return Run(limit, None)
         entries = table.entries[first : first + limit]
-        head = int(entries[0])
+        head = table.entries.item(first)
         if self._external:
             self._check_external(head, guest_cluster)
         if head & OFLAG_COMPRESSED:
@@ -188,12 +188,16 @@ class Mapping:
             # One at a time: each may have a host cluster of its own to give back.
             return Run(1, None, zero=True, copied=bool(host and head & OFLAG_COPIED), entry=head if host else 0)
         if not host and not self._is_allocated(head):
-            # Other bits say nothing without an offset: an entry of COPIED alone is unallocated, too.
-            used = np.nonzero(entries & np.uint64(OFFSET_MASK | OFLAG_ZERO | OFLAG_COMPRESSED))[0]
-            return Run(int(used[0]) if len(used) else limit, None)
-        steps = np.arange(limit, dtype=np.uint64) * np.uint64(self._header.cluster_size)
-        breaks = np.nonzero(entries != np.uint64(head) + steps)[0]
-        return Run(int(breaks[0]) if len(breaks) else limit, host, copied=bool(head & OFLAG_COPIED), entry=head)
+            if limit > 1:
+                # Other bits say nothing without an offset: an entry of COPIED alone is unallocated, too.
+                used = np.nonzero(entries & np.uint64(OFFSET_MASK | OFLAG_ZERO | OFLAG_COMPRESSED))[0]
+                limit = int(used[0]) if len(used) else limit
+            return Run(limit, None)
+        if limit > 1:
+            steps = np.arange(limit, dtype=np.uint64) * np.uint64(self._header.cluster_size)
+            breaks = np.nonzero(entries != np.uint64(head) + steps)[0]
+            limit = int(breaks[0]) if len(breaks) else limit
+        return Run(limit, host, copied=bool(head & OFLAG_COPIED), entry=head)
 
     async def zeroize(self, guest_cluster: int, limit: int, *, unmap: bool) -> int:
         """Make up to `limit` clusters, those of one L2 table, read as zeroes (QEMU: zero_in_l2_slice).
@@ -301,10 +305,10 @@ class Mapping:
             self._unused.clear()
 
     async def _punch(self) -> None:
-        unused, self._unused, file = self._unused, [], self._data.file
+        unused, self._unused = self._unused, []
         for offset, count in unused:
             with suppress(OSError):
-                await file.pdiscard(offset, max(0, min(count * self._header.cluster_size, file.length - offset)))
+                await self._data.file.pdiscard(offset, count * self._header.cluster_size)
 
     def extent(self, entry: int, clusters: int) -> tuple[int, int]:
         """Host offset and number of the clusters that `entry`, the first of `clusters`, refers to.
@@ -328,8 +332,12 @@ class Mapping:
         table = await self.table_for_write(guest_cluster)
         await self._order(copied)
         first = guest_cluster % self._l2_entries
-        steps = np.arange(clusters, dtype=np.uint64) * np.uint64(self._header.cluster_size)
-        table.entries[first : first + clusters] = np.uint64(host | OFLAG_COPIED) + steps
+        if clusters <= FEW:
+            for step in range(clusters):
+                table.entries[first + step] = host + step * self._header.cluster_size | OFLAG_COPIED
+        else:
+            steps = np.arange(clusters, dtype=np.uint64) * np.uint64(self._header.cluster_size)
+            table.entries[first : first + clusters] = np.uint64(host | OFLAG_COPIED) + steps
         table.dirty = True
 
     async def _order(self, copied: bool) -> None:

@@ -8,6 +8,7 @@ An image whose tables are intact never fails it; in a hostile one an entry may p
 from array import array
 from bisect import bisect_left
 from itertools import pairwise
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -64,15 +65,26 @@ class MetadataMap:
     def check(self, offset: int, length: int) -> None:
         """Raise ImageError where [offset, offset + length) overlaps metadata. `offset` is a cluster's."""
         end = offset + length
-        # Fixed areas do not overlap: the last one that begins before the end is the only one that can reach here.
-        behind = bisect_left(self._fixed_starts, end)
-        for what, start, stop in self._movable() + self._fixed[max(0, behind - 1) : behind]:
-            if offset < stop and start < end:
-                raise ImageError(f"the image is corrupt: cluster at {offset} overlaps the {what}, writing is refused")
+        header, size = self._header, self._header.cluster_size
+        l1, table = header.l1_offset, header.refcount_table_offset
+        if (
+            offset < size
+            or (l1 < end and offset < l1 + header.l1_entries * 8)
+            or (table < end and offset < table + header.refcount_table_clusters * size)
+        ):
+            for what, start, stop in self._movable():
+                if offset < stop and start < end:
+                    _refuse(offset, f"the {what}")
+        if self._fixed:
+            # They do not overlap: the last one that begins before the end is the only one that can reach here.
+            behind = bisect_left(self._fixed_starts, end)
+            for what, _, stop in self._fixed[max(0, behind - 1) : behind]:
+                if offset < stop:
+                    _refuse(offset, f"the {what}")
         at = bisect_left(self._loaded, offset)
         hit = at < len(self._loaded) and self._loaded[at] < end
-        if hit or not self._added.isdisjoint(range(offset, end, self._header.cluster_size)):
-            raise ImageError(f"the image is corrupt: cluster at {offset} overlaps a table, writing is refused")
+        if hit or not self._added.isdisjoint(range(offset, end, size)):
+            _refuse(offset, "a table")
 
     def _areas(self) -> list[tuple[str, int, int]]:
         return self._movable() + self._fixed
@@ -85,3 +97,7 @@ class MetadataMap:
             ("refcount table", header.refcount_table_offset, header.refcount_table_clusters * size),
         )
         return [(what, start, start + length) for what, start, length in lengths if length]
+
+
+def _refuse(offset: int, what: str) -> NoReturn:
+    raise ImageError(f"the image is corrupt: cluster at {offset} overlaps {what}, writing is refused")

@@ -153,6 +153,8 @@ class Refcounts:
         index, within = divmod(self._free_from, self._per_block)
         while (block := await self._block(index)) is not None:
             while (within := _first_zero(block.entries, within)) < self._per_block:
+                if count == 1:
+                    return index * self._per_block + within, 1
                 used = np.flatnonzero(block.entries[within : within + count])
                 if not len(used):
                     return index * self._per_block + within, min(count, self._per_block - within)

@@ -35,7 +35,7 @@ class Zeroing(Placing):
         """
         size = self.header.cluster_size
         at, end = offset, offset + length
-        if self.header.version < 3:
+        if self.header.version < 3 and self.backing is not None:
             raise OSError(errno.ENOTSUP, "version 2 has no zero clusters")
         while at < end:
             cluster = at // size
@@ -44,7 +44,7 @@ class Zeroing(Placing):
                 await self._zero_raw(at, min(end, at + whole * size), unmap)
                 async with self._lock, self.mapping.holes():
                     while whole:
-                        done = await self.mapping.zeroize(at // size, whole, unmap=unmap)
+                        done = await self._zeroize_clusters(at // size, whole, unmap)
                         at, whole = at + done * size, whole - done
                 continue
             count = min(end, (cluster + 1) * size) - at
@@ -52,10 +52,18 @@ class Zeroing(Placing):
                 zero = await self._reads_as_zero(cluster)
                 if zero:
                     await self._zero_raw(cluster * size, min((cluster + 1) * size, self.length), unmap)
-                    await self.mapping.zeroize(cluster, 1, unmap=unmap)
+                    await self._zeroize_clusters(cluster, 1, unmap)
             if not zero:
                 await self._pwritev_parts(at, [bytes(count)])
             at += count
+
+    async def _zeroize_clusters(self, cluster: int, limit: int, unmap: bool) -> int:
+        """As `Mapping.zeroize`. Version 2 has no zero flag: without a backing file what is given back reads as zeroes,
+        too (QEMU: qcow2_subcluster_zeroize, v5.1 and later).
+        """
+        if self.header.version < 3:
+            return await self.mapping.discard(cluster, limit, backed=False)
+        return await self.mapping.zeroize(cluster, limit, unmap=unmap)
 
     async def _reads_as_zero(self, cluster: int) -> bool:
         run = await self.mapping.run(cluster, 1)
@@ -85,15 +93,17 @@ class Zeroing(Placing):
 
     async def _discard_parts(self, first: int, last: int) -> None:
         size = self.header.cluster_size
-        await self._zero_raw(first * size, min(last * size, self.length), unmap=True)
+        at = first
         async with self._lock, self.mapping.holes():
-            while first < last:
-                first += await self.mapping.discard(first, last - first, backed=self.backing is not None)
+            while at < last:
+                at += await self.mapping.discard(at, last - at, backed=self.backing is not None)
+        if not self.data.makes_holes:
+            await self._zero_raw(first * size, min(last * size, self.length), unmap=True)
 
     async def _zero_raw(self, start: int, end: int, unmap: bool) -> None:
         """What reads as zeroes is zero in a raw data file, too (QEMU: data_file_is_raw in qcow2_subcluster_zeroize).
 
-        For a discard QEMU leaves that to the hole, which a file system may refuse to make.
+        For a discard QEMU leaves that to the hole, also where a file system refuses to make it.
         """
         if self.header.data_file_raw:
             await self.data.pwrite_zeroes(start, end - start, unmap=unmap)

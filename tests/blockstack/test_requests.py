@@ -145,6 +145,60 @@ def test_two_that_turn_serialising_at_once_do_not_deadlock() -> None:
     run(main())
 
 
+def test_those_that_wait_are_passed_on_in_order() -> None:
+    async def main() -> None:
+        play = Play()
+        for name in "abcd":
+            await play.begin(name, 0, 512, serialising=True, stretch=MAX_LENGTH)
+        assert play.tracker.waits == 3
+        await play.end("a")
+        assert play.requests["b"].waiting_for is None
+        assert [play.requests[name].waiting_for for name in "cd"] == [play.requests["b"]] * 2
+        assert play.tracker.waits == 5
+        await play.begin("e", 0, 512)
+        play.tasks.pop("c").cancel()
+        await play.end("b")
+        assert play.requests["c"].waiting_for is None
+        assert play.requests["e"].waiting_for is play.requests["d"]
+        assert play.log == ["a", "b", "d"]
+        await play.end("d")
+        assert play.log == ["a", "b", "d", "e"]
+        await play.finish()
+
+    run(main())
+
+
+def test_whoever_ended_goes_on_before_those_it_wakes() -> None:
+    """A zero-write's own data write comes before the next zero-write, which looks again when it goes on."""
+
+    async def main() -> None:
+        tracker, log, over = RequestTracker(), [], asyncio.Event()
+
+        async def two() -> None:
+            with tracker.track(TrackedRequest(0, 512, RequestType.ZERO_WRITE)) as request:
+                request.make_serialising(512)
+                await turns(3)
+            with tracker.track(TrackedRequest(0, 512, RequestType.WRITE)):
+                log.append("its own")
+                await over.wait()
+                log.append("its own has ended")
+
+        async def other() -> None:
+            with tracker.track(TrackedRequest(0, 512, RequestType.ZERO_WRITE)) as request:
+                request.make_serialising(512)
+                await tracker.wait_serialising(request)
+                log.append("the next one")
+
+        both = asyncio.gather(two(), other())
+        await turns()
+        assert log == ["its own"]
+        over.set()
+        await both
+        assert log == ["its own", "its own has ended", "the next one"]
+
+    run(main())
+
+
 def test_drain_waits_for_the_last_one() -> None:
     async def main() -> None:
         play = Play()

@@ -90,6 +90,53 @@ def test_cancelled_it_ends_all_the_same(
     run(main(), seconds=5)
 
 
+@pytest.mark.parametrize("in_a_task", [False, True])
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_task_goes_on_at_once_unless_a_task_sets_the_result(in_a_task: bool, fails: bool) -> None:
+    async def main() -> None:
+        log: list[str] = []
+        future: Uncancellable[str] = Uncancellable()
+
+        async def waits() -> None:
+            try:
+                log.append(await future)
+            except OSError:
+                log.append("it has")
+
+        def end() -> None:
+            if fails:
+                future.set_exception(OSError(5, "broken"))
+            else:
+                future.set_result("it has")
+            log.append("set")
+
+        task = asyncio.create_task(waits())
+        await turns()
+        if in_a_task:
+            end()
+        else:
+            asyncio.get_running_loop().call_soon(end)
+        await task
+        assert log == (["set", "it has"] if in_a_task else ["it has", "set"])
+
+    run(main(), seconds=5)
+
+
+def test_whoever_else_waits_for_it_is_told_too() -> None:
+    async def main() -> None:
+        future: Uncancellable[int] = Uncancellable()
+
+        async def waits() -> int:
+            return await future
+
+        tasks = [asyncio.create_task(waits()) for _ in range(3)]
+        await turns()
+        asyncio.get_running_loop().call_soon(future.set_result, 7)
+        assert await asyncio.gather(*tasks, asyncio.shield(future)) == [7] * 4
+
+    run(main(), seconds=5)
+
+
 def test_workers_run_side_by_side_and_deliver_results_and_errors() -> None:
     async def main() -> None:
         pool, together = Workers(4, "test"), threading.Barrier(4)

@@ -69,7 +69,7 @@ def test_spoilt_seeds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("what", "told"),
     [
-        ("overlap", ["over the refcount table", "guest data is in the L1 table", "over the header"]),
+        ("overlap", ["over the refcount table", "guest data is in the L1 table", "over the header's cluster"]),
         ("memory", ["MiB of memory"]),
         ("exception", ["IndexError: on purpose"]),
     ],

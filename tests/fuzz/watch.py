@@ -24,6 +24,7 @@ class Watch:
         self.before = Layout(path)
         with path.open("rb") as file:
             head = file.read(80).ljust(80, b"\0")
+        self._had = self._lasting()
         # Guest data goes to another file then, and the journal does not say to which one a write went.
         self._external = head[7] >= 3 and bool(head[79] & _DATA_FILE)
         self.data_writes = self.metadata_writes = 0
@@ -42,7 +43,7 @@ class Watch:
             elif request.flags & RequestFlag.METADATA:
                 self.metadata_writes += 1
                 found += self._metadata(entry)
-                moved |= entry.offset <= _TABLE_POINTER[0] < entry.offset + entry.length
+                moved |= 0 < entry.offset <= _TABLE_POINTER[0] < entry.offset + entry.length
             else:
                 self.data_writes += 1
                 hit = None if self._external else self.before.hit(entry.offset, entry.length)
@@ -50,15 +51,25 @@ class Watch:
                     found.append(f"guest data of {entry.length} bytes at {entry.offset} over the {hit.what}: {hit}")
         if not moved:
             found += self._marks()
+        if self._lasting() != self._had:
+            found.append("something else was written over the header's cluster")
         return found
 
+    def _lasting(self) -> bytes:
+        """What nobody changes in the header's cluster: magic and version, and all behind the fields."""
+        with self._path.open("rb") as file:
+            cluster = file.read(self.before.cluster_size)
+        return cluster[:8] + cluster[_LONGEST_HEADER:].rstrip(b"\0")
+
     def _metadata(self, entry: Entry) -> list[str]:
-        """Metadata is written inside of one piece of metadata, or where there was none."""
+        """Metadata is written inside of one piece of metadata, or where there was none. Of the header one field is, or
+        the whole cluster (qcow2_update_header).
+        """
         hit = self.before.hit(entry.offset, entry.length)
-        if hit is None or (
-            hit.start <= entry.offset
-            and entry.offset + entry.length <= (_LONGEST_HEADER if hit.what == HEADER else hit.end)
-        ):
+        if hit is None:
+            return []
+        end = _LONGEST_HEADER if hit.what == HEADER and entry.offset else hit.end
+        if hit.start <= entry.offset and entry.offset + entry.length <= end:
             return []
         return [f"metadata of {entry.length} bytes at {entry.offset} over the {hit.what}: {hit}"]
 

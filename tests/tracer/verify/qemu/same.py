@@ -31,6 +31,10 @@ _SIZE = 64 << 20
 """Of the disk, in bytes; but for small clusters, whose L2 tables map little of it."""
 
 
+OTHER_FILE = "FILE"
+"""In an option of qemu-img create's: the path of the external data file, or of a raw backing file."""
+
+
 @dataclass(frozen=True, slots=True)
 class Allowed:
     """A difference that is not one, and why; docs/same-system-calls.md has the same rows."""
@@ -79,7 +83,7 @@ class Request(NamedTuple):
 
 
 class Call(NamedTuple):
-    """One operation on the file. `mode` is fallocate's."""
+    """One operation on the image, or on its external data file: its `kind` says so. `mode` is fallocate's."""
 
     kind: str
     offset: int
@@ -149,19 +153,22 @@ class Stage:
         self._probes = probes
         self._recorder = recorder
 
-    def blockstack(self, seed: int, count: int, cluster_size: int, strategy: str = "serialise") -> Course:
-        """The history through blockstack, aio=native."""
+    def blockstack(
+        self, seed: int, count: int, cluster_size: int, option: str = "", strategy: str = "serialise"
+    ) -> Course:
+        """The history through blockstack, aio=native. `option`: one more of qemu-img create's."""
 
         async def main(image: AnonymousFile, requests: list[Request]) -> list[int]:
             how = blockstack.open(image.path, "qcow2", aio="native", strategy=strategy, discard=True)
             async with how as disk:
                 return await _play(disk, requests)
 
-        return self._record(
-            seed, count, cluster_size, lambda image, requests: (asyncio.run(main(image, requests)), os.getpid())
-        )
+        def drive(image: AnonymousFile, requests: list[Request]) -> tuple[list[int], int]:
+            return asyncio.run(main(image, requests)), os.getpid()
 
-    def qemu(self, build: Build, seed: int, count: int, cluster_size: int) -> Course:
+        return self._record(seed, count, cluster_size, option, drive)
+
+    def qemu(self, build: Build, seed: int, count: int, cluster_size: int, option: str = "") -> Course:
         """The history through a qemu-storage-daemon, aio=native, cache.direct=on, discard=unmap."""
 
         def drive(image: AnonymousFile, requests: list[Request]) -> tuple[list[int], int]:
@@ -174,17 +181,23 @@ class Stage:
                 daemon.stop()
             return times, daemon.pid
 
-        return self._record(seed, count, cluster_size, drive)
+        return self._record(seed, count, cluster_size, option, drive)
 
-    def _record(self, seed: int, count: int, cluster_size: int, drive: "Drive") -> Course:
+    def _record(self, seed: int, count: int, cluster_size: int, option: str, drive: "Drive") -> Course:
         size, requests = history(seed, count, cluster_size)
-        with self._scratch.new_file() as image:
-            options = ["-o", f"cluster_size={cluster_size}"]
-            children.run(["qemu-img", "create", "-f", "qcow2", *options, str(image.path), str(size)])
-            self._probes.watch_file(image.fd)
+        with self._scratch.new_file() as image, self._scratch.new_file() as data:
+            options = ",".join(
+                filter(None, [f"cluster_size={cluster_size}", option.replace(OTHER_FILE, str(data.path))])
+            )
+            if option.startswith("backing_file"):
+                os.pwrite(data.fd, bytes([171]) * (size // 2 + SECTOR), 0)
+            children.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", options, str(image.path), str(size)])
+            for file in (image, data):
+                self._probes.watch_file(file.fd)
             times, pid = drive(image, requests)
             ops = self._recorder.take()
-            self._probes.unwatch(image.dev, image.ino)
+            for file in (image, data):
+                self._probes.unwatch(file.dev, file.ino)
             lost = {
                 **self._recorder.dropped_by,
                 "program skipped": 0,
@@ -192,7 +205,8 @@ class Stage:
             assert not any(lost.values())
             assert self._recorder.unfinished == 0
             metadata = asyncio.run(_metadata(image))
-        return Course(_steps(ops[(ops["ino"] == image.ino) & (ops["pid"] == pid)], times), metadata, cluster_size)
+        mine = ops[np.isin(ops["ino"], (image.ino, data.ino)) & (ops["pid"] == pid)]
+        return Course(_steps(mine, data.ino, times), metadata, cluster_size)
 
 
 class Drive(Protocol):
@@ -201,13 +215,14 @@ class Drive(Protocol):
     def __call__(self, image: AnonymousFile, requests: list[Request], /) -> tuple[list[int], int]: ...
 
 
-def _steps(ops: Operations, times: list[int]) -> list[list[Call]]:
+def _steps(ops: Operations, data_file: int, times: list[int]) -> list[list[Call]]:
     steps: list[list[Call]] = [[] for _ in range(len(times) + 1)]
     for op in ops[np.argsort(ops["seq_begin"])]:
         assert op["result"] >= 0
         kind = Op(int(op["op"]))
         mode = int(op["flags"]) if kind is Op.FALLOCATE else 0
         label = "write" if kind in (Op.AIO_WRITE, Op.DIRECT_WRITE) else kind.label
+        label = f"{label} to the data file" if op["ino"] == data_file else label
         steps[bisect_right(times, int(op["t_begin"]))].append(Call(label, int(op["offset"]), int(op["length"]), mode))
     return steps
 
@@ -249,7 +264,7 @@ def _swapped(left: list[Call], right: list[Call], course: Course) -> list[tuple[
     for place, call in enumerate(right):
         places.setdefault(call, []).append(place)
     at = [places[call].pop(0) for call in left]
-    several = sum(call.kind == "write" and not _is_metadata(call, course) for call in left) > 1
+    several = sum(call.kind.startswith("write") and not _is_metadata(call, course) for call in left) > 1
     return [
         (left[i], left[j])
         for i in range(len(left))
@@ -262,11 +277,15 @@ def _ordered(a: Call, b: Call, course: Course, several: bool) -> bool:
     """Whether `a` and `b` have an order: what touches has one, and all metadata; data and metadata where the request
     has but one part, whose metadata that must be.
     """
-    if a.offset < b.offset + b.length and b.offset < a.offset + a.length:
+    if _in_data_file(a) == _in_data_file(b) and a.offset < b.offset + b.length and b.offset < a.offset + a.length:
         return True
     metadata = _is_metadata(a, course) + _is_metadata(b, course)
     return metadata == 2 or (metadata == 1 and not several)
 
 
+def _in_data_file(call: Call) -> bool:
+    return call.kind.endswith(" to the data file")
+
+
 def _is_metadata(call: Call, course: Course) -> bool:
-    return call.offset - call.offset % course.cluster_size in course.metadata
+    return not _in_data_file(call) and call.offset - call.offset % course.cluster_size in course.metadata

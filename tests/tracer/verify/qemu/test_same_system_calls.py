@@ -16,9 +16,30 @@ from tracer.recorder import Recorder
 from tracer.verify.qemu.daemon import NAME, builds
 
 DOCUMENT = Path(__file__).parents[4] / "docs" / "same-system-calls.md"
-HISTORIES = ((512, 40), (4096, 200), (16384, 200), (65536, 200), (131072, 60), (2 << 20, 20))
-"""Cluster size, requests: as many as one refcount block has room for."""
-SEEDS = (1, 2)
+BACKED = "backing_file=FILE,backing_fmt=raw"
+EXTERNAL = "data_file=FILE"
+HISTORIES = (
+    (512, 40, ""),
+    (4096, 200, ""),
+    (16384, 200, ""),
+    (65536, 200, ""),
+    (131072, 60, ""),
+    (2 << 20, 20, ""),
+    (65536, 200, "compat=0.10"),
+    (65536, 200, "refcount_bits=1"),
+    (65536, 200, "lazy_refcounts=on"),
+    (65536, 200, "preallocation=metadata"),
+    (16384, 200, "extended_l2=on"),
+    (65536, 200, "extended_l2=on"),
+    (65536, 200, BACKED),
+    (65536, 200, f"{BACKED},compat=0.10"),
+    (65536, 200, f"{BACKED},extended_l2=on"),
+    (4096, 200, EXTERNAL),
+    (65536, 200, f"{EXTERNAL},data_file_raw=on"),
+    (16384, 200, f"{EXTERNAL},data_file_raw=on,extended_l2=on"),
+)
+"""Cluster size, requests (as many as one refcount block has room for), another option of qemu-img create's."""
+SEEDS = (1, 3)
 HOLE = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 
 on_xfs = [
@@ -37,41 +58,51 @@ def stage() -> Iterator[Stage]:
 
 
 @pytest.fixture(scope="module")
-def of_qemu(stage: Stage) -> dict[tuple[int, int], Course]:
-    """What QEMU did in each history, by cluster size and seed."""
+def of_qemu(stage: Stage) -> dict[tuple[int, str, int], Course]:
+    """What QEMU did in each history, by cluster size, option and seed."""
     build = builds(())[0]
-    return {(size, seed): stage.qemu(build, seed, count, size) for size, count in HISTORIES for seed in SEEDS}
+    return {
+        (size, option, seed): stage.qemu(build, seed, count, size, option)
+        for size, count, option in HISTORIES
+        for seed in SEEDS
+    }
 
 
 class TestOnXfs:
     pytestmark = on_xfs
 
     @pytest.mark.parametrize("seed", SEEDS)
-    @pytest.mark.parametrize(("cluster_size", "count"), HISTORIES)
+    @pytest.mark.parametrize(("cluster_size", "count", "option"), HISTORIES)
     def test_the_operations_are_the_same(
-        self, stage: Stage, of_qemu: dict[tuple[int, int], Course], cluster_size: int, count: int, seed: int
-    ) -> None:
-        assert differences(of_qemu[cluster_size, seed], stage.blockstack(seed, count, cluster_size)) == []
+        self, stage: Stage, of_qemu: dict[tuple[int, str, int], Course], cluster_size: int, count: int, option: str,
+        seed: int,
+    ) -> None:  # fmt: skip
+        ours = stage.blockstack(seed, count, cluster_size, option)
+        assert differences(of_qemu[cluster_size, option, seed], ours) == []
 
-    def test_the_histories_meet_what_matters(self, of_qemu: dict[tuple[int, int], Course]) -> None:
+    def test_the_histories_meet_what_matters(self, of_qemu: dict[tuple[int, str, int], Course]) -> None:
         calls = [call for course in of_qemu.values() for step in course.steps for call in step]
         assert sum(call.mode == FALLOC_FL_ZERO_RANGE for call in calls) > 50
         assert sum(call.mode == HOLE for call in calls) > 10
-        for (size, _), course in of_qemu.items():
+        for (size, option, _), course in of_qemu.items():
             flat = [call for step in course.steps for call in step]
-            assert any(call.kind == "write" and call.length > size for call in flat)
+            assert any(call.kind.startswith("write") and call.length > size for call in flat)
             assert any(call.kind == "write" and call.offset in course.metadata for call in flat)
-        assert (
-            len(of_qemu[4096, 1].metadata) > 6
-        )  # header, refcount table and block, L1, and L2 tables of several regions
+            assert any(call.kind.endswith("to the data file") for call in flat) is (EXTERNAL in option)
+        # Header, refcount table and block, L1, and L2 tables of several regions.
+        assert len(of_qemu[4096, "", 1].metadata) > 6
 
-    def test_another_strategy_would_be_seen(self, stage: Stage, of_qemu: dict[tuple[int, int], Course]) -> None:
+    def test_another_strategy_would_be_seen(
+        self, stage: Stage, of_qemu: dict[tuple[int, str, int], Course]
+    ) -> None:  # fmt: skip
         other = stage.blockstack(1, 200, 65536, strategy="no-alloc-space")
-        found = differences(of_qemu[65536, 1], other)
+        found = differences(of_qemu[65536, "", 1], other)
         assert any("only the first has Call(kind='fallocate'" in line for line in found)
 
-    def test_another_history_would_be_seen(self, stage: Stage, of_qemu: dict[tuple[int, int], Course]) -> None:
-        assert differences(of_qemu[65536, 1], stage.blockstack(2, 200, 65536))
+    def test_another_history_would_be_seen(
+        self, stage: Stage, of_qemu: dict[tuple[int, str, int], Course]
+    ) -> None:  # fmt: skip
+        assert differences(of_qemu[65536, "", 1], stage.blockstack(2, 200, 65536))
 
 
 # The comparison by itself
