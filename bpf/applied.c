@@ -17,6 +17,7 @@ static inline void note_space(u64 xfs_inode)
 {
 	struct call *call = call_on(xfs_inode);
 
+	changed_by(xfs_inode + OFF_xfs_inode_i_vnode);
 	if (!call)
 		return;
 	call->op.t_applied = bpf_ktime_get_ns();
@@ -51,6 +52,7 @@ int on_xfs_setattr(struct bpf_raw_tracepoint_args *ctx)
 	u64 inode = ctx->args[0] + OFF_xfs_inode_i_vnode;
 	struct call *call;
 
+	changed_by(inode);
 	truncates_path(inode, inode_size(inode));
 	call = call_on(ctx->args[0]);
 	if (!call)

@@ -154,6 +154,7 @@ enum drop {
 	DROP_FILE,		/* a truncation of nobody knows which file */
 	DROP_PLACE,		/* a write to nobody knows where in its file */
 	DROP_UNWATCHED,		/* an operation that the table of watch.c had no room for */
+	DROP_THREAD,		/* a change of a watched file by a thread of the kernel */
 	DROP_KINDS,
 };
 
@@ -438,6 +439,26 @@ static inline u64 file_of(u32 fd)
 	if (!fdt || fd >= FIELD(u32, fdt, OFF_fdtable_max_fds))
 		return 0;
 	return FIELD(u64, FIELD(u64, fdt, OFF_fdtable_fd) + 8ULL * fd, 0);
+}
+
+#define PF_KTHREAD	0x00200000	/* linux/sched.h */
+
+/*
+ * A file system is about to change a file, in no system call of anybody's: a loop device
+ * over the file, nfsd. The end of that is not seen. Workers of io_uring are no threads of
+ * the kernel. One change may be told in several steps.
+ */
+static inline void changed_by(u64 inode)
+{
+#if BY_FILE && !BY_PROCESS
+	u64 id = bpf_get_current_pid_tgid();
+	struct operation op = {};
+
+	if (!(FIELD(u32, bpf_get_current_task(), OFF_task_struct_flags) & PF_KTHREAD) || calls.lookup(&id))
+		return;
+	if (identify_inode(&op, inode))
+		count_drop(DROP_THREAD);
+#endif
 }
 
 /* Who and where; not yet seq_begin and t_begin. */

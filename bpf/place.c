@@ -45,13 +45,24 @@ static inline void placed(u64 file, u64 inode, s64 offset)
 
 int on_xfs_file_buffered_write(struct bpf_raw_tracepoint_args *ctx)
 {
-	placed(FIELD(u64, ctx->args[0], OFF_kiocb_ki_filp), 0, FIELD(s64, ctx->args[0], OFF_kiocb_ki_pos));
+	u64 file = FIELD(u64, ctx->args[0], OFF_kiocb_ki_filp);
+
+	changed_by(FIELD(u64, file, OFF_file_f_inode));
+	placed(file, 0, FIELD(s64, ctx->args[0], OFF_kiocb_ki_pos));
 	return 0;
 }
 
 int on_ext4_write_begin(struct bpf_raw_tracepoint_args *ctx)
 {
+	changed_by(ctx->args[0]);
 	placed(0, ctx->args[0], ctx->args[1]);
+	return 0;
+}
+
+/* Of the fallocates of ext4, one of three tells. */
+int on_ext4_fallocate(struct bpf_raw_tracepoint_args *ctx)
+{
+	changed_by(ctx->args[0]);
 	return 0;
 }
 

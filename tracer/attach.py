@@ -42,7 +42,7 @@ _NAME_BYTES = 64
 
 DROP_KINDS = (
     *("ring full", "map full", "end not seen", "not through iomap", "begin not seen"),
-    *("file not known", "place not known", "not watched"),
+    *("file not known", "place not known", "not watched", "by a kernel thread"),
 )
 """Why an operation was lost, in the order of enum drop in bpf/eofrace.h."""
 
@@ -305,6 +305,8 @@ def attach(
             _attach_truncate(probes, info, plan)
             _attach_faults(probes, info)
             _attach_places(probes, info)
+            if selection.by_file and not selection.by_process:
+                _attach_threads(probes, info)
             _attach_uring(probes, info)
             _attach_fallocate(probes, plan)
             _attach_direct(probes, plan)
@@ -366,6 +368,14 @@ def _attach_places(probes: Probes, info: btf.Btf) -> None:
             probes.mechanisms[name] = "raw tracepoint"
 
 
+def _attach_threads(probes: Probes, info: btf.Btf) -> None:
+    """What threads of the kernel change; on XFS the hooks of everybody's changes show it."""
+    ext4 = btf.module("ext4", info)
+    for name in hooks.EXT4_FALLOCATES:
+        if hooks.fits(ext4, name, ("inode",)) and probes._raw(name, "on_ext4_fallocate") is None:
+            probes.mechanisms[name] = "raw tracepoint"
+
+
 def _attach_processes(probes: Probes, info: btf.Btf) -> None:
     for name, arguments in hooks.PROCESSES.items():
         reason = probes._raw(name) if hooks.fits(info, name, arguments) else "its arguments are others on this kernel"
@@ -411,7 +421,7 @@ def _attach_fallocate(probes: Probes, plan: Plan) -> None:
         probes._program[b"xfs_by_function"][ctypes.c_int(0)] = ctypes.c_uint8(1)
     else:
         probes.mechanisms["xfs_file_fallocate"] = f"system call and io_uring only ({reason})"
-        probes.gaps["xfs_file_fallocate"] = f"{reason}: a fallocate by a kernel thread (loop, nfsd) is not seen"
+        probes.gaps["xfs_file_fallocate"] = f"{reason}: a fallocate by a kernel thread (loop, nfsd) is not recorded"
 
 
 def _attach_direct(probes: Probes, plan: Plan) -> None:

@@ -59,7 +59,13 @@ _MEMBERS = (
     *("inode.i_ino", "inode.i_sb", "inode.i_size", "inode.i_mode", "super_block.s_dev", "super_block.s_magic"),
     *("inode.i_count", "inode.i_dentry.first", "inode.i_generation"),
     *("task_struct.files", "files_struct.fdt", "fdtable.fd", "fdtable.max_fds"),
-    *("task_struct.tgid", "task_struct.signal", "task_struct.thread_info.status", "signal_struct.live"),
+    *(
+        "task_struct.tgid",
+        "task_struct.signal",
+        "task_struct.flags",
+        "task_struct.thread_info.status",
+        "signal_struct.live",
+    ),
     "files_struct.count",
     *("file.f_path.dentry", "dentry.d_parent", "dentry.d_name.name", "dentry.d_inode"),
     *("kiocb.ki_filp", "kiocb.ki_pos", "kiocb.ki_flags", "kiocb.ki_complete"),
@@ -120,6 +126,8 @@ PLACES = {
 
 Without them that is not known of writes that append to a file, or share a position, at once, and counted.
 """
+EXT4_FALLOCATES = ("ext4_fallocate_enter", "ext4_punch_hole", "ext4_zero_range")
+"""Raw tracepoints of ext4_fallocate(), for those that no system call tells of."""
 XFS_FAULTS = {"xfs_write_fault": ("xfs_inode", ""), "xfs_filemap_fault": ("xfs_inode", "", "")}
 """Raw tracepoint of a store to a page of a file that is mapped, by the name that it has since v6.13, and before."""
 XFS_MAGIC, EXT4_MAGIC, TELLS_ALL = 0x58465342, 0xEF53, 1

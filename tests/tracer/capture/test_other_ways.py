@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -283,3 +283,42 @@ def test_a_mapping_from_before(kind: str, by: str, seen: bool, tmp_path: Path) -
     assert captured.totals.operations == 1
     assert captured.status is (Status.INCONCLUSIVE if seen else Status.OK)
     assert ("stores to shared mappings" in captured.gaps) is seen
+
+
+@pytest.mark.parametrize("fs", ["xfs", "ext4"])
+@pytest.mark.parametrize("what", ["write", "discard"])
+def test_what_a_loop_device_does_to_a_watched_file_is_counted(fs: str, what: str, tmp_path: Path) -> None:
+    """Through the page cache, by a thread of the kernel; the control does it by itself."""
+    script = "import os, sys; f = os.open(sys.argv[1], os.O_RDWR); os.pwrite(f, bytes(8192), 0); os.fsync(f)"
+    discard = (
+        "import subprocess, sys; subprocess.run(['blkdiscard', '-o', '0', '-l', '65536', sys.argv[1]], check=True)"
+    )
+    with loop_scratch(fs, 512 << 20, default_directory()) as scratch:
+        file = scratch.path / "f"
+        file.write_bytes(bytes(1 << 20))
+        words = ["losetup", "--find", "--show", str(file)]
+        device = subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
+        try:
+            command = (sys.executable, "-c", script if what == "write" else discard, device)
+            captured = capture(Options(files=(file,), seconds=2), _once(command))
+        finally:
+            subprocess.run(["losetup", "--detach", device], check=True)
+        control = capture(Options(files=(file,), seconds=2), _once((sys.executable, "-c", script, str(file))))
+    if what == "discard" and fs == "xfs" and captured.mechanisms["xfs_file_fallocate"].startswith(("kprobe", "kfunc")):
+        assert captured.totals.kinds == {"fallocate": 1}
+    else:
+        assert captured.totals.dropped["by a kernel thread"] > 0
+        assert captured.status is Status.INCONCLUSIVE
+    assert lost(control) == {}
+    assert control.status is Status.OK
+
+
+def _once(command: tuple[str, ...]) -> Callable[[object, float], None]:
+    """Progress of a capture that runs a command, when recording has begun."""
+    waiting = [command]
+
+    def act(_totals: object, _seconds: float) -> None:
+        if waiting:
+            subprocess.run(waiting.pop(), check=True)
+
+    return act
