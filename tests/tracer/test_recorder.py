@@ -391,6 +391,26 @@ def test_fio_in_parallel(probes: attach.Probes, xfs: scratch.Scratch, engine: st
     assert set(rows["result"]) == {4 * KIB}
 
 
+@pytest.mark.parametrize(
+    ("skipped", "counted"),
+    [
+        ({"on_iomap_dio_complete": 3}, 0),
+        ({"on_iomap_dio_complete": 3, "on_iomap_dio_rw_begin": 1}, 4),
+        ({"on_iomap_dio_rw_queued": 1, "on_iomap_dio_complete": 3}, 1),
+        ({"on_sys_exit": 2}, 2),
+    ],
+)
+def test_a_skipped_completion_counts_only_if_a_begin_was_skipped_too(
+    skipped: dict[str, int], counted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its write is in flight at the end, or its kiocb is another's, which is counted by itself."""
+    with attach.attach(mechanism="tracepoint") as probes:
+        names = {program.fd: name for name, program in probes._programs.items()}
+        assert skipped.keys() <= set(names.values())
+        monkeypatch.setattr(probes, "_misses", lambda fd: skipped.get(names[fd], 0))
+        assert probes.dropped()["program skipped"] == counted
+
+
 def test_ring_bytes_are_checked() -> None:
     for wrong in (0, 1000, 3 * mmap.PAGESIZE):
         with pytest.raises(ValueError, match="power of two"), attach.attach(ring_bytes=wrong):
