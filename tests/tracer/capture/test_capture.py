@@ -235,13 +235,16 @@ def tracing(output: Path, *words: object) -> Iterator["subprocess.Popen[str]"]:
 
 
 def until_attached(process: "subprocess.Popen[str]") -> None:
-    """Its programs are loaded, and it has had time to follow what it was told to."""
+    """Its programs are loaded, no more have come for a while, and it has had time to follow what it was told to."""
     deadline = time.monotonic() + 60
+    links, since = 0, 0.0
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(OSError):
             names = [os.readlink(entry.path) for entry in os.scandir(f"/proc/{process.pid}/fd")]
-            if sum(name == "anon_inode:bpf_link" for name in names) >= 10:
-                time.sleep(1.5)
+            found = sum(name == "anon_inode:bpf_link" for name in names)
+            if found != links:
+                links, since = found, time.monotonic()
+            elif links >= 10 and time.monotonic() - since > 2:
                 return
         time.sleep(0.05)
     pytest.fail(f"does not attach: {process.communicate() if process.poll() is not None else process.pid}")

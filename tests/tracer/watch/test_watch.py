@@ -152,7 +152,6 @@ def test_io_uring_is_watched(tmp_path: Path) -> None:
 def test_what_the_table_has_no_room_for_is_counted(tmp_path: Path) -> None:
     result, events = in_process(sys.executable, LOAD, "grow", tmp_path, 3000, table=Table(sets=1, slots=1))
     assert result.state.lost["not watched"] > 0
-    assert sum(result.state.lost.values()) == result.state.lost["not watched"]
     assert (result.status, events) == (Status.INCONCLUSIVE, [])
     assert result.state.post_eof_fallocates == 6000
     roomy, _ = in_process(sys.executable, LOAD, "grow", tmp_path / ".", 3000)
