@@ -5,18 +5,22 @@ python tests/tracer/capture/load.py waits FILE       a line of input for each tu
 python tests/tracer/capture/load.py writes FILE N    N buffered writes of 4 KiB
 python tests/tracer/capture/load.py race FILE N      N rounds: a post-EOF fallocate, a direct write behind it
 python tests/tracer/capture/load.py crowd            threads that fallocate and write the same file on a scratch XFS
-python tests/tracer/capture/load.py grow DIR N       two threads, N fallocates each that extend a file of their own
+python tests/tracer/capture/load.py frozen           two post-EOF fallocates in flight together, on two files
 """
 
+import fcntl
 import itertools
 import mmap
 import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+FIFREEZE, FITHAW = 0xC0045877, 0xC0045878  # linux/fs.h
 
 
 def guest(strategy: str) -> None:
@@ -107,17 +111,23 @@ def crowd() -> None:
         os.close(descriptor)
 
 
-def grow(path: str, count: str) -> None:
-    def run(file: Path) -> None:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
-        for number in range(int(count)):
-            os.posix_fallocate(descriptor, number << 16, 1 << 16)
+def frozen() -> None:
+    from tracer.lab import scratch
 
-    threads = [threading.Thread(target=run, args=[Path(path, name)]) for name in ("one", "two")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with scratch.loop_scratch("xfs", 320 << 20, scratch.default_directory()) as place:
+        descriptors = [os.open(place.path / name, os.O_RDWR | os.O_CREAT) for name in ("one", "two")]
+        threads = [threading.Thread(target=os.posix_fallocate, args=[fd, 0, 1 << 16]) for fd in descriptors]
+        fcntl.ioctl(descriptors[0], FIFREEZE, 0)
+        try:
+            for thread in threads:
+                thread.start()
+            time.sleep(1)
+        finally:
+            fcntl.ioctl(descriptors[0], FITHAW, 0)
+        for thread in threads:
+            thread.join()
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 if __name__ == "__main__":
@@ -132,5 +142,5 @@ if __name__ == "__main__":
             race(path, rounds)
         case ["crowd"]:
             crowd()
-        case ["grow", path, count]:
-            grow(path, count)
+        case ["frozen"]:
+            frozen()
