@@ -90,6 +90,8 @@ class FilePosix(Node):
         self.linux_aio = stand_in or aio == "native"
         self._direct = direct
         self._lost = 0  # errno of a flush that lost writes of the page cache
+        self.failed_discards = 0
+        """Discards that ended with an error, and may have left data."""
         self._has_write_zeroes = self._has_discard = self._has_fallocate = True
 
     async def pwrite_zeroes(
@@ -172,7 +174,11 @@ class FilePosix(Node):
         with self.tracker.track(TrackedRequest(start, end - start, RequestType.DISCARD)) as request:
             await self.tracker.wait_serialising(request)
             mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
-            self._has_discard = await self._try_fallocate(mode, start, end - start, request)
+            try:
+                self._has_discard = await self._try_fallocate(mode, start, end - start, request)
+            except OSError:
+                self.failed_discards += 1
+                raise
 
     async def _try_fallocate(self, mode: int, offset: int, length: int, request: TrackedRequest) -> bool:
         """Whether the file system did it; False where it does not support the mode. Raises other OSErrors."""

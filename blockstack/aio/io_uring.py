@@ -159,23 +159,29 @@ class IoUring(BatchedEngine):
     def _reap(self) -> None:
         """Complete what the kernel has completed (called when the ring is readable)."""
         words = self._words
+        ended: list[tuple[Pending, int]] = []
         head, tail = words[self._cq_head], words[self._cq_tail]
         while head != tail:
             name, result, _ = _CQE.unpack_from(self._rings, self._cqes + (head & self._cq_mask) * _CQE.size)
             head = head + 1 & 0xFFFFFFFF
-            self._complete(self._in_flight.pop(name), result)
+            pending = self._in_flight.pop(name)
+            if not self._again(pending, result):
+                ended.append((pending, result if result < 0 else pending.done + result))
         words[self._cq_head] = head
         self._schedule()
+        # Last: who waits goes on at once, and may close the ring.
+        for pending, result in ended:
+            pending.future.set_result(result)
 
-    def _complete(self, pending: Pending, result: int) -> None:
-        """What luring_process_completions does with a result (QEMU 7.2)."""
+    def _again(self, pending: Pending, result: int) -> bool:
+        """What luring_process_completions does with a result (QEMU 7.2): whether the request is sent once more."""
         self._end(pending, result)
         if result in (-errno.EINTR, -errno.EAGAIN):
             self._queue.append(pending)
-            return
+            return True
         if not pending.write and 0 < result < pending.length - pending.done:
             # luring_resubmit_short_read: the rest is asked for, and only 0 bytes are the end of the file.
             pending.done += result
             self._queue.append(pending)
-            return
-        pending.future.set_result(result if result < 0 else pending.done + result)
+            return True
+        return False

@@ -126,6 +126,7 @@ class LinuxAio(BatchedEngine):
             os.eventfd_read(self._eventfd)
         except BlockingIOError:
             return
+        ended: list[tuple[Pending, int]] = []
         count = DEPTH
         while count == DEPTH:
             try:
@@ -144,5 +145,8 @@ class LinuxAio(BatchedEngine):
                 pending = self._in_flight.pop(slot)
                 self._free.append(slot)
                 self._end(pending, result)
-                pending.future.set_result(result)
+                ended.append((pending, result))
         self._schedule()
+        # Last: who waits goes on at once, and may close the engine.
+        for pending, result in ended:
+            pending.future.set_result(result)

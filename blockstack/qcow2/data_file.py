@@ -5,7 +5,7 @@ Only metadata has refcounts then: a guest cluster is allocated or not, but nobod
 """
 
 from collections.abc import Awaitable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -87,7 +87,6 @@ class ExternalClusters:
     def __init__(self, file: FilePosix, header: Header) -> None:
         self.file = file
         self._size = header.cluster_size
-        self._is_raw = header.data_file_raw
 
     async def allocate(self, guest_cluster: int, count: int) -> tuple[int, int]:
         """At the guest's own offset (QEMU: do_alloc_cluster_offset)."""
@@ -104,11 +103,11 @@ class ExternalClusters:
         """What replaced them is at the same place."""
 
     async def discard(self, offset: int, count: int) -> list[tuple[int, int]]:
-        """Each becomes a hole by itself, at once (QEMU: qcow2_free_any_cluster, which ignores errors: a discard is
-        optional). Raises OSError where the file is raw, and must read as zeroes.
+        """Each becomes a hole by itself, at once (QEMU: qcow2_free_any_cluster, which ignores errors, too: a discard is
+        optional).
         """
         for at in range(offset, offset + count * self._size, self._size):
-            with nullcontext() if self._is_raw else suppress(OSError):
+            with suppress(OSError):
                 await self.file.pdiscard(at, self._size)
         return []
 

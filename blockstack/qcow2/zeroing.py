@@ -93,11 +93,13 @@ class Zeroing(Placing):
 
     async def _discard_parts(self, first: int, last: int) -> None:
         size = self.header.cluster_size
-        at = first
+        at, failed = first, self.data.failed_discards
         async with self._lock, self.mapping.holes():
             while at < last:
                 at += await self.mapping.discard(at, last - at, backed=self.backing is not None)
-        if not self.data.makes_holes:
+        # A raw data file must read as zeroes also where not all of that became holes.
+        holes = self.data.makes_holes and self.data.failed_discards == failed
+        if not holes or size % self.data.request_alignment:
             await self._zero_raw(first * size, min(last * size, self.length), unmap=True)
 
     async def _zero_raw(self, start: int, end: int, unmap: bool) -> None:

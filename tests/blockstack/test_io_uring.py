@@ -143,12 +143,12 @@ def test_eintr_and_eagain_of_a_request_are_tried_again(tmp_path: Path, code: int
 
     async def main() -> None:
         async with engine(tmp_path / "f", journal, size=BLOCK) as ring:
-            real, answers = ring._complete, [-code, -code]
+            real, answers = ring._again, [-code, -code]
 
-            def complete(pending: Pending, result: int) -> None:
-                real(pending, answers.pop() if answers else result)
+            def again(pending: Pending, result: int) -> bool:
+                return real(pending, answers.pop() if answers else result)
 
-            ring._complete = complete  # type: ignore[method-assign]
+            ring._again = again  # type: ignore[method-assign]
             if write:
                 await ring.pwrite(filled(BufferPool(), 1), BLOCK, 0, 9)
             else:

@@ -51,6 +51,24 @@ def test_neighbours_of_any_alignment_at_once(tmp_path: Path, aio: str, format: s
 
 
 @engines
+def test_a_task_that_goes_on_at_once_may_close_the_file(tmp_path: Path, aio: str) -> None:
+    path = tmp_path / "raw"
+    path.write_bytes(bytes(8192))
+    wrong: list[object] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: wrong.append(context))
+        async with blockstack.open(path, "raw", aio=aio) as disk:
+            await asyncio.gather(*(disk.preadv(0, 4096) for _ in range(3)))
+            await disk.preadv(0, 4096)
+            await disk.node.close()
+        await turns()
+
+    run(main())
+    assert wrong == []
+
+
+@engines
 @pytest.mark.parametrize("mutant", [False, True])
 def test_two_writes_into_one_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, aio: str, mutant: bool) -> None:
     """The first is about to reach the file when the second comes. The mutant, not serialising, loses the second."""
