@@ -230,23 +230,29 @@ static inline void begin_write(u64 kiocb, u64 iter)
 {
 	u8 what[KIOCB_HEAD] __attribute__((aligned(8)));
 	u8 data[ITER_HEAD] __attribute__((aligned(8)));
-	struct write w = {}, *old;
+	struct write w = {}, *old = find_write(kiocb);
 	s64 offset;
 	u64 file;
 
+	/* Whatever has this kiocb now, its completion must not end a write that had it before, and whose end was not seen. */
 	READ(data, iter);
-	if (!PART(u8, data, OFF_iov_iter_data_source))
-		return;		/* ITER_DEST: a read */
+	if (!PART(u8, data, OFF_iov_iter_data_source)) {	/* ITER_DEST: a read */
+		if (old)
+			goto stale;
+		return;
+	}
 	READ(what, kiocb);
 	file = PART(u64, what, OFF_kiocb_ki_filp);
 	w.inode = FIELD(u64, file, OFF_file_f_inode);
-	if (!identify(&w.op, w.inode))
+	if (!identify(&w.op, w.inode)) {
+		if (old)
+			goto stale;
 		return;
+	}
 	if (NAME_ALL)
 		note_name(&w.op, file);
 	offset = PART(s64, what, OFF_kiocb_ki_pos);
 
-	old = find_write(kiocb);
 	if (old) {
 		/*
 		 * Again, for the rest, with another lock, or from a worker: xfs_file_dio_write_unaligned()
@@ -280,6 +286,10 @@ static inline void begin_write(u64 kiocb, u64 iter)
 		w.op.t_begin = bpf_ktime_get_ns();
 	if (keep_write(kiocb, &w))
 		count_drop(DROP_MAP);
+	return;
+stale:
+	count_drop(DROP_STALE);
+	forget_write(kiocb);
 }
 
 #if !BY_FUNCTION

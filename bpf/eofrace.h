@@ -163,7 +163,7 @@ BPF_HASH(watched, struct inode_key, u64, 4096);		/* inode -> st_dev */
 BPF_HASH(learning, u64, u64, 64);			/* pid_tgid of a thread in watch_file() -> st_dev */
 BPF_HASH(calls, u64, struct call, 16384);		/* pid_tgid -> system call of a thread */
 BPF_TABLE("lru_hash", u64, struct submission, submissions, 16384);	/* pid_tgid -> its last submission */
-BPF_ARRAY(placed_writes, struct placed_write, WRITE_PLACES);	/* write_place() -> write in flight */
+BPF_ARRAY(placed_writes, struct placed_write, WRITE_PLACES);	/* home_of() -> write in flight */
 BPF_HASH(writes, u64, struct write, 65536);		/* address of struct kiocb -> write in flight without a place */
 BPF_ARRAY(applied, struct applied, APPLIED_SLOTS);	/* applied_slot() -> the last write there */
 BPF_TABLE("lru_hash", u64, struct operation, punts, 16384);	/* address of struct kiocb -> begin of a write for a worker */

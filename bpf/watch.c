@@ -7,9 +7,9 @@
  * fallocate that ends beyond the file's size and sets it, and a write that ends behind it.
  *
  * Fallocates of that kind are kept in a table of sets: that of a file has the last
- * WATCH_SLOTS fallocates of all files of the set, and those in flight. A write needs no entry. When it ends, it
- * looks for those that ended after it began, or have not ended: mostly two counters and a
- * number tell that there is none. If it has met one, it leaves the kernel; if that one has
+ * WATCH_SLOTS fallocates of all files of the set, those in flight rather than others. A
+ * write needs no entry. When it ends, it looks for those that ended after it began, or have
+ * not ended: mostly two counters and a number tell that there is none. If it has met one, it leaves the kernel; if that one has
  * ended, it takes it along, or else it leaves a note, and the fallocate follows when it ends.
  * So the later end of a pair has both leave, and user space judges the pair by the rule's
  * own code.
@@ -75,8 +75,7 @@ static inline int is_post_eof(struct operation *op)
 
 /*
  * last_end is at least n from now on. Where two of them meet it is too small for a moment,
- * in which both have not yet counted as ended. (Compare and exchange wants its operand in
- * r0, which cannot be said to a compiler that first takes the program for one of x86.)
+ * in which the one that raises it again has not yet counted as ended.
  */
 static inline void raise_last_end(struct zero_set *set, u64 n)
 {
@@ -123,6 +122,15 @@ static inline void fallocate_begun(struct operation *op)
 	}
 	if (!zero)
 		return;
+	if (fetch_add(&zero->writers, 1)) {
+		fetch_add(&zero->writers, -1);
+		fetch_add(&set->ended, 1);
+		if (counter)
+			__sync_fetch_and_add(counter, -1);
+		count_drop(DROP_UNWATCHED);
+		op->slot = 0;
+		return;
+	}
 	/* Before it is marked as taken, so that whoever misses the one before sees why. */
 	until = READ_ONCE(zero->until);
 	if (until == MAX_NUMBER)
@@ -130,14 +138,6 @@ static inline void fallocate_begun(struct operation *op)
 	else
 		zero->forgotten = until;
 	barrier();
-	if (fetch_add(&zero->writers, 1)) {
-		fetch_add(&zero->writers, -1);
-		fetch_add(&set->ended, 1);
-		if (counter)
-			__sync_fetch_and_add(counter, -1);
-		op->slot = 0;	/* counted at its end */
-		return;
-	}
 	zero->met = 0;
 	op->seq_begin = take_numbers(1);
 	__builtin_memcpy(&zero->op, op, sizeof(*op));

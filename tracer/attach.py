@@ -20,7 +20,7 @@ from tracer import btf, hooks, interrupts
 from tracer.errors import UnsupportedError
 from tracer.hooks import WATCHED_FILES, Mechanism, Plan, Probe, Selection, Table
 from tracer.loader import attach_kfunc, build, import_bcc, quiet
-from tracer.operations import OPERATION, WRITES, Op, Operations
+from tracer.operations import NONE_RESULT, NONE_SIZE, OPERATION, WRITES, Op, Operations
 
 RECORD_BYTES = (OPERATION.itemsize + 7) // 8 * 8
 """A record in the ring: an OPERATION, padded as the C compiler pads it."""
@@ -36,6 +36,9 @@ LIMITS = (
 
 _IN_FLIGHT = (b"calls", b"placed_writes", b"writes", b"urings")
 """Maps of what has begun; each value begins with the operation."""
+
+_NOT_ENDED = {"seq_end": 0, "t_end": 0, "cpu_end": 0, "size_end": NONE_SIZE, "result": NONE_RESULT}
+"""What an operation in flight has there."""
 
 _NAME_BYTES = 64
 """Bytes of one component of a path in bpf/eofrace.h, the NUL at its end among them."""
@@ -128,7 +131,9 @@ class Probes:
                 op = np.frombuffer(bytes(leaf), OPERATION, 1)[0]
                 if op["op"] and op["dev"] == dev and op["ino"] == ino:
                     with contextlib.suppress(KeyError):
-                        del entries[key]
+                        # A place may be another write's by now: to delete it there is to write zeroes.
+                        if bytes(entries[key])[: OPERATION.itemsize] == bytes(leaf)[: OPERATION.itemsize]:
+                            del entries[key]
 
     def follow(self, pid: int) -> None:
         """Record operations of this process, and of the children that it makes from now on."""
@@ -201,8 +206,11 @@ class Probes:
             bytes(leaf)[: OPERATION.itemsize] for name in _IN_FLIGHT for leaf in self._program[name].values()
         )
         begun: Operations = np.frombuffer(rows, OPERATION)
-        keep = (begun["op"] != 0) & (begun["seq_end"] == 0) & (begun["ino"] != 0)
-        return np.compress(keep, begun)
+        begun = np.compress((begun["op"] != 0) & (begun["ino"] != 0), begun)
+        # One that is about to leave has its end already, and is not in the ring yet: it must be in one of the two.
+        for name, value in _NOT_ENDED.items():
+            begun[name] = value
+        return begun
 
     def dropped(self) -> dict[str, int]:
         """Operations lost since the programs were attached, by reason.
@@ -210,12 +218,13 @@ class Probes:
         "program skipped": the kernel did not run a program because it was interrupted by itself on the same
         CPU (bpf_prog_info.recursion_misses, 9ed9e9ba2337, v5.12): at most one begin or end each. Completions of direct
         writes, which interrupt each other most, do not count as long as every begin was seen: such a write is in flight
-        at the end, or counted when its struct kiocb is another's ("end not seen").
+        at the end, or counted when its struct kiocb is another's ("end not seen"). With a table they do: what has met
+        the write is to be told when it happens, not at the end.
         """
         table = self._program[b"drops"]
         lost = {name: int(table.sum(ctypes.c_int(i)).value) for i, name in enumerate(DROP_KINDS)}
         skipped = {name: self._misses(program.fd) for name, program in self._programs.items()}
-        if not skipped.get("on_iomap_dio_rw_begin", 1):
+        if self._table is None and not skipped.get("on_iomap_dio_rw_begin", 1):
             del skipped["on_iomap_dio_complete"]
         lost["program skipped"] = sum(skipped.values())
         return lost

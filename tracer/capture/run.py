@@ -115,7 +115,7 @@ class _Capture:
             if command is not None:
                 children.end(command, processes.END_SECONDS)
                 left = processes.sweep(self._probes)
-                if left:
+                if left and not (options.pids or options.comms):  # or they may be those
                     self._gaps["processes"] = f"{left} of the command's processes went on when it had ended"
             self._take(final=True)
             self._note_mappings()

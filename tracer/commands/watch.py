@@ -74,7 +74,7 @@ def watch(
     docs/watch.md says which rules, what it costs, and how to run it as a service. It ends with the command or the
     processes, after --duration, or by Ctrl-C.
     """
-    from tracer.errors import UsageError
+    from tracer.errors import EofraceError, UsageError
     from tracer.output import STDOUT, check_writable, write_text
     from tracer.report.console import status_line
     from tracer.report.watch_text import event_line, print_watched
@@ -89,6 +89,7 @@ def watch(
         check_writable(json_file)
     if metrics_file is not None:
         check_writable(metrics_file)
+    metrics_fail = False
     to_stderr = bool(options.command) or json_lines or json_file == STDOUT
     due = 0.0
 
@@ -101,11 +102,18 @@ def watch(
                 click.echo(event_line(event), err=to_stderr)
 
         def progress(state: "State") -> None:
-            nonlocal due
+            nonlocal due, metrics_fail
             show(_line(state))
             if metrics_file is not None and time.monotonic() >= due:
-                _write_metrics(metrics_file, state, running=True)
                 due = time.monotonic() + interval
+                try:
+                    _write_metrics(metrics_file, state, running=True)
+                    metrics_fail = False
+                except (OSError, EofraceError) as error:
+                    # A disk that is full for an hour must not end what is to run for weeks: the file's age tells.
+                    if not metrics_fail:
+                        click.echo(f"eofrace: --metrics: {error}", err=True)
+                    metrics_fail = True
 
         watched = run.watch(
             options, tell, progress, (lambda: None) if quiet else (lambda: click.echo(WATCHING, err=True))

@@ -86,7 +86,7 @@ class _Watch:
             if command is not None:
                 children.end(command, processes.END_SECONDS)
                 left = processes.sweep(self._probes)
-                if left:
+                if left and not (options.pids or options.comms):  # or they may be those
                     gaps["processes"] = f"{left} of the command's processes went on when it had ended"
             self._close()
         return Watched(

@@ -38,9 +38,13 @@ def scratch() -> Iterator[Scratch]:
 @pytest.fixture
 def image(scratch: Scratch) -> Iterator[Path]:
     path = scratch.path / "disk.qcow2"
-    children.run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), "1G"])
+    fresh(path)
     yield path
     path.unlink()
+
+
+def fresh(path: Path) -> None:
+    children.run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), "1G"])
 
 
 def recorded(image: Path, tmp_path: Path, *options: str) -> tuple[Captured, Operations]:
@@ -86,8 +90,13 @@ def test_qemu_io_keeps_its_zero_writes_apart(image: Path, tmp_path: Path) -> Non
 
 
 def test_qemu_io_that_takes_the_file_for_longer_does_not(image: Path, tmp_path: Path) -> None:
-    captured, ops = recorded(image, tmp_path, "misled")
-    assert_exact(ops, image)
+    """Which of them meet is chance: on a machine that is busy with other things, none in one run of some twenty."""
+    for _ in range(5):
+        captured, ops = recorded(image, tmp_path, "misled")
+        assert_exact(ops, image)
+        if captured.status is Status.HAZARD:
+            break
+        fresh(image)
     assert captured.status is Status.HAZARD
     assert captured.analysis is not None
     assert {hazard.rule for hazard in captured.analysis.hazards} == {"post-eof-fallocate"}
