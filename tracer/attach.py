@@ -86,6 +86,8 @@ class Probes:
         self._misses_offset = info.offset("bpf_prog_info.recursion_misses")
         self._programs: dict[str, Any] = {}
         self._watched: dict[tuple[int, int], set[tuple[int, int]]] = {}
+        self._untold: set[tuple[int, int]] = set()
+        """Watched files that may be truncated by path without a word of their file systems."""
 
     @property
     def ring_fd(self) -> int:
@@ -97,7 +99,7 @@ class Probes:
 
         It may be that of another file system on overlayfs: use `watch_file` there.
         """
-        self._program[b"untold"][ctypes.c_int(0)] = ctypes.c_uint8(1)  # on which file system, nobody says
+        self._note_untold((dev, ino), True)  # on which file system it is, nobody says
         # s_dev is MKDEV(major, minor) with 20 bits of minor; st_dev went through new_encode_dev().
         self._note(dev, ino, (ino, os.major(dev) << 20 | os.minor(dev)))
 
@@ -105,6 +107,8 @@ class Probes:
         """Watch the file that is open as `fd`, on any file system; returns its (st_dev, st_ino)."""
         status = os.fstat(fd)
         table, watched = self._program[b"learning"], self._program[b"watched"]
+        flag = self._program[b"untold"]
+        flag[ctypes.c_int(0)] = ctypes.c_uint8(0)
         before = {(key.ino, key.dev) for key in watched}
         thread = table.Key(os.getpid() << 32 | threading.get_native_id())
         table[thread] = table.Leaf(status.st_dev)
@@ -112,6 +116,7 @@ class Probes:
             # vfs_fallocate() refuses length 0, whatever the file; our program has seen the call by then.
             os.posix_fallocate(fd, 0, 0)
         del table[thread]
+        self._note_untold((status.st_dev, status.st_ino), bool(flag[ctypes.c_int(0)].value))
         found = {(key.ino, key.dev) for key in watched} - before
         if found:
             self._note(status.st_dev, status.st_ino, found.pop())
@@ -121,6 +126,7 @@ class Probes:
 
     def unwatch(self, dev: int, ino: int) -> None:
         """Stop recording this inode, and forget its operations in flight. Nothing happens if it is not watched."""
+        self._note_untold((dev, ino), False)
         table = self._program[b"watched"]
         for inode, device in self._watched.pop((dev, ino), set()):
             with contextlib.suppress(KeyError):
@@ -233,6 +239,11 @@ class Probes:
         table = self._program[b"watched"]
         table[table.Key(*key)] = table.Leaf(dev)
         self._watched.setdefault((dev, ino), set()).add(key)
+
+    def _note_untold(self, file: tuple[int, int], untold: bool) -> None:
+        """Whether a truncate(2) of nobody knows which file may be one of `file`'s."""
+        (self._untold.add if untold else self._untold.discard)(file)
+        self._program[b"untold"][ctypes.c_int(0)] = ctypes.c_uint8(bool(self._untold))
 
     def _misses(self, fd: int) -> int:
         if self._misses_offset is None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tracer import trace
+from tracer import attach, trace
 from tracer.analysis.hazards import Verdict, analyse
 from tracer.capture.result import Captured
 from tracer.capture.run import Options, capture
@@ -165,6 +165,27 @@ def test_whose_truncation_may_be_that_of_a_watched_file(fs: str, counted: int, t
         assert rows(ops, file) == [("buffered_write", 0, 1, 1)]
     if "kprobe" not in captured.mechanisms["truncate(2)"]:
         assert captured.totals.dropped["file not known"] == counted
+
+
+def test_a_file_that_is_no_longer_watched_is_no_reason_to_count(tmp_path: Path) -> None:
+    def counted() -> int:
+        with tempfile.NamedTemporaryFile(dir="/dev/shm") as elsewhere:
+            os.truncate(elsewhere.name, 5)
+        return probes.dropped()["file not known"]
+
+    with attach.attach(1 << 20) as probes, loop_scratch("btrfs", 512 << 20, default_directory()) as scratch:
+        if "kprobe" in probes.mechanisms["truncate(2)"]:
+            pytest.skip("with kprobes every file is known")
+        with (scratch.path / "f").open("wb") as file:
+            before = counted()
+            dev, ino = probes.watch_file(file.fileno())
+            while_watched = counted()
+            probes.unwatch(dev, ino)
+            assert (before, while_watched, counted()) == (0, 1, 1)
+            probes.watch(dev, ino)
+            assert counted() == 2
+            probes.unwatch(dev, ino)
+            assert counted() == 2
 
 
 def test_an_open_by_io_uring_that_truncates(scratch: Scratch, tmp_path: Path) -> None:
