@@ -286,7 +286,8 @@ def _read(file: BinaryIO) -> Trace:
 def _check_columns(schema: Any) -> None:
     for name, kind in COLUMNS:
         found = schema.get_all_field_indices(name)
-        if not found and name in _LATER:
+        # With a column of another name in its place, it is the name that is damaged.
+        if not found and name in _LATER and len(schema) < len(COLUMNS):
             continue
         if len(found) != 1:
             raise TraceError(f"no column {name}" if not found else f"{len(found)} columns {name}")

@@ -193,6 +193,13 @@ def test_damage_is_seen_or_harmless(tmp_path: Path, data: st.DataObject) -> None
         assert ops.tolist() == example().tolist()
 
 
+def test_a_damaged_name_is_no_column_of_an_older_trace(tmp_path: Path) -> None:
+    content = bytearray(written())
+    at = content.index(b"\x0csize_applied") + 1
+    content[at - 1] = 0  # the length of the name, in the footer, which no checksum covers
+    refused(saved(tmp_path / "a", bytes(content)), "no column size_applied|not a readable")
+
+
 def with_metadata(**values: bytes | None) -> Callable[[Any], Any]:
     def change(table: Any) -> Any:
         metadata = dict(table.schema.metadata)
