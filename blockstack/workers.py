@@ -41,7 +41,9 @@ class Workers:
             )
             self._threads.append(thread)
             thread.start()
-        self._jobs.put((call, arguments, future))
+        # At the end of this turn of the event loop, as the asynchronous engines send their batch: else a fallocate is
+        # over before the writes that came with it reach the kernel, on a slow machine always.
+        loop.call_soon(self._jobs.put, (call, arguments, future))
         return await future
 
     def close(self) -> None:
