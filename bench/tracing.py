@@ -166,15 +166,11 @@ def _traced(file: Path, words: list[str]) -> Traced:
     kept = Path(f"{file}.trace")
     summary = Path(f"{file}.json")
     command = [*_EOFRACE, "trace", "--comm", "fio", "-o", str(kept), "--json", str(summary)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            _until(process, RECORDING)
-            before, begin = _cpu(process.pid), time.monotonic()
-            with _sampled(process.pid) as resident:
-                iops = _fio(file, words, None)
-            cpu = (_cpu(process.pid) - before) / (time.monotonic() - begin)
-        finally:
-            process.send_signal(signal.SIGINT)
+    with _running(command, RECORDING) as process:
+        before, begin = _cpu(process.pid), time.monotonic()
+        with _sampled(process.pid) as resident:
+            iops = _fio(file, words, None)
+        cpu = (_cpu(process.pid) - before) / (time.monotonic() - begin)
     report = json.loads(summary.read_text())
     operations = sum(report["operations"].values())
     on_disk = sum(part.stat().st_size for part in kept.iterdir())
@@ -197,25 +193,29 @@ def _watched(file: Path, words: list[str]) -> Watched:
     """One run that is watched."""
     summary = Path(f"{file}.json")
     command = [*_EOFRACE, "watch", "--comm", "fio", "--json", str(summary)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            _until(process, WATCHING)
-            before, begin = _cpu(process.pid), time.monotonic()
-            iops = _fio(file, words, None)
-            cpu = (_cpu(process.pid) - before) / (time.monotonic() - begin)
-        finally:
-            process.send_signal(signal.SIGINT)
+    with _running(command, WATCHING) as process:
+        before, begin = _cpu(process.pid), time.monotonic()
+        iops = _fio(file, words, None)
+        cpu = (_cpu(process.pid) - before) / (time.monotonic() - begin)
     report = json.loads(summary.read_text())
     summary.unlink()
     return Watched(iops, sum(report["operations"].values()), report["lost"], cpu)
 
 
-def _until(process: "subprocess.Popen[str]", announced: str) -> None:
-    """Wait until the recorder sees everything, which it says. Raises EofraceError."""
-    assert process.stderr is not None
-    said = process.stderr.readline()
-    if said.rstrip("\n") != announced:
-        raise EofraceError(f"eofrace did not say {announced!r}: {said.strip() or 'run it by itself to see why'}")
+@contextlib.contextmanager
+def _running(command: list[str], announced: str) -> Iterator["subprocess.Popen[str]"]:
+    """A recorder that sees everything, which it says, until the block ends. Raises EofraceError."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            said = process.stderr.readline()
+            if said.rstrip("\n") != announced:
+                raise EofraceError(
+                    f"eofrace did not say {announced!r}: {said.strip() or 'run it by itself to see why'}"
+                )
+            yield process
+        finally:
+            process.send_signal(signal.SIGINT)
 
 
 def _cpu(pid: int) -> float:

@@ -17,7 +17,6 @@ from tracer.capture.paths import Paths
 from tracer.capture.result import Captured, Totals
 from tracer.capture.targets import Command, Targets, age
 from tracer.hooks import Mechanism
-from tracer.lab import children
 from tracer.operations import Operations
 from tracer.output import check_writable
 from tracer.recorder import Recorder
@@ -112,11 +111,7 @@ class _Capture:
                 self._take()
                 self._progress(self._totals, time.monotonic() - self._started)
             seconds = time.monotonic() - self._started
-            if command is not None:
-                children.end(command, processes.END_SECONDS)
-                left = processes.sweep(self._probes)
-                if left and not (options.pids or options.comms):  # or they may be those
-                    self._gaps["processes"] = f"{left} of the command's processes went on when it had ended"
+            self._gaps |= options.ended(self._probes, command)
             self._take(final=True)
             self._note_mappings()
             if self._memory.full:

@@ -14,6 +14,7 @@ from tracer.capture import processes
 from tracer.capture.paths import Paths
 from tracer.errors import UsageError
 from tracer.hooks import Selection
+from tracer.lab import children
 from tracer.report.escape import printable
 
 Command = subprocess.Popen[bytes]
@@ -54,6 +55,16 @@ class Targets:
             for name in self.comms:
                 processes.follow_named(probes, name)
             yield stack.enter_context(processes.command(probes, self.command)) if self.command else None
+
+    def ended(self, probes: Probes, command: Command | None) -> dict[str, str]:
+        """End the command; what went on of it when it had ended, as a gap."""
+        if command is None:
+            return {}
+        children.end(command, processes.END_SECONDS)
+        left = processes.sweep(probes)
+        if not left or self.pids or self.comms:  # they may be those
+            return {}
+        return {"processes": f"{left} of the command's processes went on when it had ended"}
 
     def over(self, stopped: Sequence[int], command: Command | None, started: float, followed: int) -> str | None:
         """Why it is time to stop, None if it is not.

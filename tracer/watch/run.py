@@ -14,7 +14,6 @@ from tracer.capture import processes
 from tracer.capture.paths import Paths
 from tracer.capture.targets import Targets, age
 from tracer.hooks import TABLE, Mechanism, Table
-from tracer.lab import children
 from tracer.operations import OPERATION, Op
 from tracer.recorder import Recorder
 from tracer.watch.pairs import Pairs
@@ -83,11 +82,7 @@ class _Watch:
             while (why := options.over(stopped, command, self._begun, self._state.processes)) is None:
                 time.sleep(_TURN)
                 self._take()
-            if command is not None:
-                children.end(command, processes.END_SECONDS)
-                left = processes.sweep(self._probes)
-                if left and not (options.pids or options.comms):  # or they may be those
-                    gaps["processes"] = f"{left} of the command's processes went on when it had ended"
+            gaps |= options.ended(self._probes, command)
             self._close()
         return Watched(
             state=self._state,
