@@ -6,7 +6,7 @@ are one hazard, shown by its first pair and counted. Counts are totals over all 
 
 import enum
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -75,6 +75,10 @@ class Counts:
             self.lost + other.lost,
         )
 
+    def to_json(self) -> dict[str, int]:
+        """As design.md defines it."""
+        return asdict(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Hazard:
@@ -127,14 +131,7 @@ class Analysis:
             "dropped": self.dropped,
             "unfinished": self.unfinished,
             "hazards": [hazard.to_json() for hazard in self.hazards],
-            "counts": {
-                rule: {
-                    "exposed": count.exposed,
-                    "kernel_serialised": count.kernel_serialised,
-                    "lost": count.lost,
-                }
-                for rule, count in self.counts.items()
-            },
+            "counts": {rule: count.to_json() for rule, count in self.counts.items()},
             "verdict": self.verdict.value,
         }
 

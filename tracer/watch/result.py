@@ -106,13 +106,7 @@ class Watched:
             "lost": sum(state.lost.values()),
             "lost_by": state.lost,
             "hazards": state.hazards,
-            "counts": {
-                RULE.id: {
-                    "exposed": state.counts.exposed,
-                    "kernel_serialised": state.counts.kernel_serialised,
-                    "lost": state.counts.lost,
-                }
-            },
+            "counts": {RULE.id: state.counts.to_json()},
             "mechanisms": dict(self.mechanisms),
             "gaps": [f"{what}: {why}" for what, why in self.gaps.items()],
             "verdict": self.verdict.value,
