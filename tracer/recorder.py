@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 
 from tracer.attach import RECORD_BYTES, Probes
 from tracer.operations import OPERATION, Operations
@@ -58,7 +59,8 @@ class Recorder:
         self.dropped_by: dict[str, int] = {}
         self.unfinished = 0
         self._probes = probes
-        self._chunks: list[Operations] = []
+        self._chunks: list[npt.NDArray[np.void]] = []
+        """Stretches of the ring, of _SLOT."""
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._failure: BaseException | None = None
@@ -103,7 +105,7 @@ class Recorder:
             chunks, self._chunks = self._chunks, []
         if self._failure is not None:
             raise self._failure
-        finished = np.concatenate(chunks) if chunks else np.empty(0, OPERATION)
+        finished: Operations = (chunks[0] if len(chunks) == 1 else _joined(chunks))["operation"]
         # The table of what is in flight changes while it is read: a row may come twice.
         inflight = inflight[np.unique(inflight["seq_begin"], return_index=True)[1]]
         inflight = inflight[~np.isin(inflight["seq_begin"], finished["seq_begin"])]
@@ -112,7 +114,7 @@ class Recorder:
         self.dropped_by = {reason: count - self._lost[reason] for reason, count in lost.items()}
         self.dropped = sum(self.dropped_by.values())
         self._lost = lost
-        return _possible(np.concatenate([finished, inflight]))
+        return _possible(np.concatenate([finished, inflight]) if len(inflight) else finished)
 
     def _run(self) -> None:
         wait = self._idle
@@ -132,8 +134,8 @@ class Recorder:
         count = (int(self._producer[0]) - consumer) // _SLOT.itemsize
         if count <= 0:
             return 0
-        slots = np.ndarray((count,), _SLOT, buffer=self._ring, offset=mmap.PAGESIZE + (consumer & self._mask))
-        headers = slots["header"].copy()
+        at = mmap.PAGESIZE + (consumer & self._mask)
+        headers = np.ndarray((count,), _SLOT, buffer=self._ring, offset=at)["header"].copy()
         busy = np.flatnonzero(headers & _BUSY)
         if len(busy):
             count = int(busy[0])
@@ -142,9 +144,22 @@ class Recorder:
         if (lengths != RECORD_BYTES).any():
             raise RuntimeError(f"a record in the ring has not {RECORD_BYTES} bytes: a bug of eofrace")
         if count:
-            self._chunks.append(slots["operation"][:count][headers & _DISCARD == 0])
+            slots = _copied(self._ring, count, at)
+            discarded = headers & _DISCARD != 0
+            self._chunks.append(slots[~discarded] if discarded.any() else slots)
             self._consumer[0] = consumer + count * _SLOT.itemsize
         return count
+
+
+def _copied(ring: mmap.mmap, count: int, at: int) -> npt.NDArray[np.void]:
+    """That many records of the ring, (count,) of _SLOT: as bytes, since of a structure numpy copies field by field."""
+    return np.frombuffer(ring, np.uint8, count * _SLOT.itemsize, at).copy().view(_SLOT)
+
+
+def _joined(chunks: list[npt.NDArray[np.void]]) -> npt.NDArray[np.void]:
+    """Chunks (n,) of _SLOT, one behind the other; as bytes, too."""
+    whole = [np.empty(0, np.uint8), *(chunk.view(np.uint8) for chunk in chunks)]
+    return np.concatenate(whole).view(_SLOT)
 
 
 def _possible(ops: Operations) -> Operations:

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import re
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -111,6 +112,12 @@ COLUMNS: tuple[tuple[str, Any], ...] = (
 _RISING = ("seq_begin", "seq_end", "t_begin", "t_end", "t_applied")
 """Columns whose values are near to those of the row before: differences take half the room, and a third of the time."""
 
+_SCATTERED = ("offset",)
+"""Columns of which hardly two values are the same: no dictionary of them, but all first bytes, then all second ones."""
+
+_RANGED = ("seq_begin", "seq_end", "t_begin", "t_end", "dev", "ino")
+"""Columns of which the file says, for every row group, between which values they lie."""
+
 _LATER = ("size_applied",)
 """Columns that traces of the same schema did not have once: read as null where they are not there."""
 
@@ -133,6 +140,10 @@ def as_dict(operation: np.void) -> dict[str, Any]:
     return row
 
 
+Columns = Mapping[str, npt.NDArray[Any]]
+"""Fields of OPERATION -> values (n,): the same operations, a field behind the other."""
+
+
 def write(target: str | Path | BinaryIO, ops: Operations, meta: TraceMeta) -> None:
     """Write ops (n,) of OPERATION, in any order, and what has to be known of them, to a path or a binary file.
 
@@ -142,11 +153,16 @@ def write(target: str | Path | BinaryIO, ops: Operations, meta: TraceMeta) -> No
     """
     if ops.dtype != OPERATION or ops.ndim != 1:
         raise ValueError(f"not a one-dimensional array of OPERATION: {ops.dtype}")
+    write_columns(target, {name: ops[name] for name, _ in COLUMNS}, meta)
+
+
+def write_columns(target: str | Path | BinaryIO, columns: Columns, meta: TraceMeta) -> None:
+    """The same, of operations that are kept in columns: half of the time that rows take."""
     schema = pa.schema(
         [pa.field(name, kind, nullable=name in _NULLS) for name, kind in COLUMNS],
         metadata=encode(meta),
     )
-    order = np.argsort(ops["seq_begin"], kind="stable")
+    order = np.argsort(columns["seq_begin"], kind="stable")
     with contextlib.ExitStack() as stack:
         # Never a name for Arrow: it would take "s3://..." for a URI.
         sink = stack.enter_context(atomic_output(target)) if isinstance(target, str | Path) else target
@@ -156,35 +172,53 @@ def write(target: str | Path | BinaryIO, ops: Operations, meta: TraceMeta) -> No
             schema,
             compression="zstd",
             write_page_checksum=True,
-            use_dictionary=[name for name, _ in COLUMNS if name not in _RISING],
-            column_encoding=dict.fromkeys(_RISING, "DELTA_BINARY_PACKED"),
+            use_dictionary=[name for name, _ in COLUMNS if name not in (*_RISING, *_SCATTERED)],
+            column_encoding=dict.fromkeys(_RISING, "DELTA_BINARY_PACKED")
+            | dict.fromkeys(_SCATTERED, "BYTE_STREAM_SPLIT"),
+            write_statistics=list(_RANGED),
         )
         stack.enter_context(writer)
-        for low in range(0, len(ops), ROW_GROUP):
-            writer.write_table(_table(ops[order[low : low + ROW_GROUP]], schema))
+        for low in range(0, len(order), ROW_GROUP):
+            rows = order[low : low + ROW_GROUP]
+            writer.write_table(_table({name: values[rows] for name, values in columns.items()}, schema))
 
 
-def _table(ops: Operations, schema: Any) -> Any:
-    """A stretch of a trace, ops (n,), as an Arrow table."""
-    in_flight = ops["seq_end"] == 0
-    columns = []
+def _table(columns: Columns, schema: Any) -> Any:
+    """A stretch of a trace as an Arrow table."""
+    in_flight = columns["seq_end"] == 0
+    arrays = []
     for name, kind in COLUMNS:
-        values = np.ascontiguousarray(ops[name])
+        values = columns[name]
         if pa.types.is_dictionary(kind):
-            columns.append(_dictionary(name, values))
+            arrays.append(_dictionary(name, values))
         else:
             null = in_flight if name in _ENDS else values == _NULLS[name] if name in _NULLS else None
-            columns.append(pa.array(values, kind, mask=null))
-    return pa.Table.from_arrays(columns, schema=schema)
+            arrays.append(pa.array(values, kind, mask=null))
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def _dictionary(name: str, values: npt.NDArray[Any]) -> Any:
-    distinct, index = np.unique(values, return_inverse=True)
+    """A text column."""
     if name == "op":
-        words = [Op(value).label for value in distinct.tolist()]
+        counts = np.bincount(values)
+        first, which = np.flatnonzero(counts), (np.cumsum(counts != 0) - 1)[values]
+        words = [Op(value).label for value in first.tolist()]
     else:
-        words = [value.decode("utf-8", "replace") for value in distinct.tolist()]
-    return pa.DictionaryArray.from_arrays(pa.array(index, pa.int32()), pa.array(words, pa.string()))
+        first, which = _distinct_names(values)
+        words = [value.decode("utf-8", "replace") for value in values[first].tolist()]
+    return pa.DictionaryArray.from_arrays(pa.array(which, pa.int32()), pa.array(words, pa.string()))
+
+
+def _distinct_names(values: npt.NDArray[np.bytes_]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Where each distinct name of (n,) of S16 occurs, and which of them each is. To sort numbers takes a tenth of the
+    time that names take; should two names have one number, the names are sorted.
+    """
+    halves = values.view("<u8").reshape(-1, 2)
+    numbers = halves[:, 0] * np.uint64(0x9E3779B97F4A7C15) ^ halves[:, 1]
+    _, first, which = np.unique(numbers, return_index=True, return_inverse=True)
+    if not np.array_equal(halves[first][which], halves):
+        _, first, which = np.unique(values, return_index=True, return_inverse=True)
+    return first, which
 
 
 def read(path: str | Path) -> Trace:

@@ -16,7 +16,7 @@ from tracer.errors import UsageError
 from tracer.operations import OPERATION, Operations
 from tracer.output import make_directory
 from tracer.report.escape import printable
-from tracer.trace import PART, TraceMeta
+from tracer.trace import COLUMNS, PART, TraceMeta
 
 PART_OPERATIONS = 200_000
 """Operations in a part unless the user says otherwise: 29 MB in memory, some 3 MB on disk."""
@@ -54,7 +54,8 @@ class Directory:
         self._parts = 0  # written
         self._size = size
         self._meta = meta
-        self._ops = np.empty(size, OPERATION)  # of which the first `_count` wait to be written
+        # A field behind the other, of each the first `_count` values wait to be written.
+        self._columns = {name: np.empty(size, OPERATION[name]) for name, _ in COLUMNS}
         self._count = 0
         self._dropped = 0
 
@@ -63,7 +64,8 @@ class Directory:
         self._dropped += dropped
         while len(ops):
             fitting = ops[: self._size - self._count]
-            self._ops[self._count : self._count + len(fitting)] = fitting
+            for name, values in self._columns.items():
+                values[self._count : self._count + len(fitting)] = fitting[name]
             self._count += len(fitting)
             ops = ops[len(fitting) :]
             if self._count == self._size:
@@ -74,13 +76,14 @@ class Directory:
         self._write(last=True)
 
     def _write(self, *, last: bool) -> None:
-        ops, self._count = self._ops[: self._count], 0
+        columns = {name: values[: self._count] for name, values in self._columns.items()}
+        self._count = 0
         self._parts += 1
         path = self.path / f"part-{self._parts:06d}.parquet"
-        unfinished = int(np.count_nonzero(ops["seq_end"] == 0))
+        unfinished = int(np.count_nonzero(columns["seq_end"] == 0))
         meta = dataclasses.replace(
             self._meta(), dropped=self._dropped, unfinished=unfinished, part=self._parts, last=last
         )
-        trace.write(path, ops, meta)
+        trace.write_columns(path, columns, meta)
         self._dropped = 0
         pa.default_memory_pool().release_unused()

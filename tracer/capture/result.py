@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tracer.analysis.hazards import Analysis
 from tracer.errors import Status
@@ -16,6 +17,9 @@ SCHEMA = "eofrace.capture/1"
 
 MAX_FILES = 10_000
 """Files that are counted one by one, however long it takes: those with the most operations. Twice as many at times."""
+
+_CARRIES_DATA = np.isin(np.arange(256), WRITES)
+"""By `Op`."""
 
 
 @dataclass(slots=True)
@@ -56,13 +60,15 @@ class Totals:
         self.unfinished += int(np.count_nonzero(ops["seq_end"] == 0))
         ended = ops["seq_end"] != 0
         self.failed += int(np.count_nonzero(ended & (ops["result"] < 0)))
-        for op, count in zip(*np.unique(ops["op"], return_counts=True), strict=True):
-            label = Op(int(op)).label
-            self.kinds[label] = self.kinds.get(label, 0) + int(count)
-        written = np.where(np.isin(ops["op"], WRITES) & ended, np.maximum(ops["result"], 0), 0)
-        for dev in np.unique(ops["dev"]).tolist():
-            of_dev = ops["dev"] == dev
-            inodes, which = np.unique(ops["ino"][of_dev], return_inverse=True)
+        for op, count in enumerate(np.bincount(ops["op"]).tolist()):
+            if count:
+                label = Op(op).label
+                self.kinds[label] = self.kinds.get(label, 0) + count
+        written = np.where(_CARRIES_DATA[ops["op"]] & ended, np.maximum(ops["result"], 0), 0)
+        devices, on = _distinct(ops["dev"])
+        for number, dev in enumerate(devices.tolist()):
+            of_dev = slice(None) if len(devices) == 1 else on == number
+            inodes, which = _distinct(ops["ino"][of_dev])
             counts = np.bincount(which)
             sums = np.bincount(which, weights=written[of_dev])
             for ino, count, size in zip(inodes.tolist(), counts.tolist(), sums.tolist(), strict=True):
@@ -81,6 +87,14 @@ class Totals:
                 self.others.bytes += count.bytes
         self.evicted += len(self.files) - len(kept)
         self.files = kept
+
+
+def _distinct(values: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+    """The distinct values of an array (n,), and which of them each is; at little cost where all are the same."""
+    if len(values) and (values == values[0]).all():
+        return values[:1], np.zeros(len(values), np.int64)
+    distinct, which = np.unique(values, return_inverse=True)
+    return distinct, which
 
 
 @dataclass(frozen=True, slots=True)
