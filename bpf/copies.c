@@ -24,7 +24,7 @@ static inline s64 named_offset(u64 address)
 	s64 offset = -1;
 
 	if (address)
-		bpf_probe_read_user(&offset, sizeof(offset), (void *)address);
+		read_user(&offset, sizeof(offset), (void *)address);
 	return offset;
 }
 
@@ -36,7 +36,7 @@ static inline int clone_range(u32 command, u64 argument, s64 *offset, u64 *lengt
 
 	if (command == FICLONE)
 		range.src_fd = argument;
-	else if (command != FICLONERANGE || bpf_probe_read_user(&range, sizeof(range), (void *)argument))
+	else if (command != FICLONERANGE || read_user(&range, sizeof(range), (void *)argument))
 		return 0;
 	*offset = range.dest_offset;
 	*length = range.src_length;

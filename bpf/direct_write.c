@@ -28,19 +28,27 @@ static inline struct placed_write *home_of(u64 kiocb)
 static inline struct write *find_write(u64 kiocb)
 {
 	struct placed_write *place = home_of(kiocb);
+	int zero = 0;
+	u64 *count;
 
-	return place && place->kiocb == kiocb ? &place->w : writes.lookup(&kiocb);
+	if (place && place->kiocb == kiocb)
+		return &place->w;
+	count = displaced.lookup(&zero);
+	return count && *count ? writes.lookup(&kiocb) : 0;
 }
 
 /* 0 if there was room. */
 static inline int keep_write(u64 kiocb, struct write *w)
 {
 	struct placed_write *place = home_of(kiocb);
+	int zero = 0;
+	u64 *count = displaced.lookup(&zero);
 
-	if (!place)
+	if (!place || !count)
 		return -1;
 	if (fetch_add(&place->takers, 1)) {
 		fetch_add(&place->takers, -1);
+		fetch_add(count, 1);	/* before it can be looked for */
 		return writes.update(&kiocb, w);
 	}
 	place->w = *w;
@@ -52,9 +60,17 @@ static inline int keep_write(u64 kiocb, struct write *w)
 static inline int forget_write(u64 kiocb)
 {
 	struct placed_write *place = home_of(kiocb);
+	int zero = 0;
+	u64 *count;
 
-	if (!place || place->kiocb != kiocb)
-		return writes.delete(&kiocb);
+	if (!place || place->kiocb != kiocb) {
+		count = displaced.lookup(&zero);
+		if (writes.delete(&kiocb))
+			return -1;
+		if (count)
+			fetch_add(count, -1);
+		return 0;
+	}
 	place->kiocb = 0;
 	place->w.op.op = 0;
 	fetch_add(&place->takers, -1);
@@ -81,8 +97,8 @@ int on_xfs_end_io_direct_write(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* An asynchronous or synchronous write ended; w is gone afterwards. */
-static inline void end_write(u64 kiocb, struct write *w, s64 result)
+/* An asynchronous or synchronous write ended; w is gone afterwards. known: its inode, as finish_known() has it. */
+static inline void end_known_write(u64 kiocb, struct write *w, u64 known, s64 result)
 {
 	u32 slot = applied_slot(w->inode, w->op.offset);
 	struct applied *entry = applied.lookup(&slot);
@@ -94,8 +110,13 @@ static inline void end_write(u64 kiocb, struct write *w, s64 result)
 		/* Other file systems raise i_size within iomap_dio_complete(), so that its end is the latest it can be. */
 		w->op.t_applied = AT_ITS_END;
 	}
-	finish(&w->op, w->inode, result);
+	finish_known(&w->op, w->inode, known, result);
 	forget_write(kiocb);
+}
+
+static inline void end_write(u64 kiocb, struct write *w, s64 result)
+{
+	end_known_write(kiocb, w, 0, result);
 }
 
 /*
@@ -131,21 +152,16 @@ static inline struct submission *submission_of_thread(void)
 }
 
 /* Which interface a kiocb comes from: whoever wants to hear of its completion. */
-static inline u8 origin(u64 complete)
+static inline u8 origin(u64 complete, struct submission *s)
 {
-	struct submission *s;
-
 	if (!complete)
 		return OP_DIRECT_WRITE;
 	if (complete == SYM_aio_complete_rw)
 		return OP_AIO_WRITE;
 	if (complete == SYM_io_complete_rw || complete == SYM_io_complete_rw_iopoll)
 		return OP_URING_WRITE;
-	if (!SYM_aio_complete_rw) {
-		s = submission_of_thread();
-		if (s)
-			return s->kind;
-	}
+	if (!SYM_aio_complete_rw && s)
+		return s->kind;
 	return OP_DIRECT_WRITE;
 }
 
@@ -190,9 +206,8 @@ static inline void begin_in_call(u64 kiocb, struct write *w)
 	call->kiocb_seq = w->op.seq_begin;
 }
 
-static inline void begin_in_submission(u64 kiocb, struct write *w)
+static inline void begin_in_submission(u64 kiocb, struct write *w, struct submission *s)
 {
-	struct submission *s = submission_of_thread();
 	u64 req = kiocb - OFF_io_kiocb_cmd;
 	struct operation *punted;
 	struct uring *uring = w->op.op == OP_URING_WRITE ? urings.lookup(&req) : 0;
@@ -226,32 +241,30 @@ static inline void begin_in_submission(u64 kiocb, struct write *w)
 	}
 }
 
-static inline void begin_write(u64 kiocb, u64 iter)
+/* known and iter: pointers to struct kiocb and iov_iter, whose types are known; kiocb: the former as a number. */
+static inline void begin_write(u64 known, u64 kiocb, u64 iter)
 {
-	u8 what[KIOCB_HEAD] __attribute__((aligned(8)));
-	u8 data[ITER_HEAD] __attribute__((aligned(8)));
 	struct write w = {}, *old = find_write(kiocb);
+	struct submission *s;
 	s64 offset;
-	u64 file;
+	u64 file, inode;
 
 	/* Whatever has this kiocb now, its completion must not end a write that had it before, and whose end was not seen. */
-	READ(data, iter);
-	if (!PART(u8, data, OFF_iov_iter_data_source)) {	/* ITER_DEST: a read */
+	if (!KNOWN_FIELD(u8, iter, OFF_iov_iter_data_source)) {	/* ITER_DEST: a read */
 		if (old)
 			goto stale;
 		return;
 	}
-	READ(what, kiocb);
-	file = PART(u64, what, OFF_kiocb_ki_filp);
-	w.inode = FIELD(u64, file, OFF_file_f_inode);
-	if (!identify(&w.op, w.inode)) {
+	file = KNOWN_FIELD(u64, known, OFF_kiocb_ki_filp);
+	inode = KNOWN_FIELD(u64, file, OFF_file_f_inode);
+	s = submission_of_thread();
+	if (!(s || is_selected()) || !identify_known(&w.op, inode)) {
 		if (old)
 			goto stale;
 		return;
 	}
-	if (NAME_ALL)
-		note_name(&w.op, file);
-	offset = PART(s64, what, OFF_kiocb_ki_pos);
+	w.inode = inode;
+	offset = KNOWN_FIELD(s64, known, OFF_kiocb_ki_pos);
 
 	if (old) {
 		/*
@@ -269,21 +282,23 @@ static inline void begin_write(u64 kiocb, u64 iter)
 
 	begin_here(&w.op);
 	w.tried = NONE_RESULT;
-	w.op.op = origin(PART(u64, what, OFF_kiocb_ki_complete));
+	w.op.op = origin(KNOWN_FIELD(u64, known, OFF_kiocb_ki_complete), s);
 	w.op.offset = offset;
-	w.op.length = PART(u64, data, OFF_iov_iter_count);
-	w.op.flags = PART(u32, what, OFF_kiocb_ki_flags);
-	w.op.size_begin = inode_size(w.inode);
+	w.op.length = KNOWN_FIELD(u64, iter, OFF_iov_iter_count);
+	w.op.flags = KNOWN_FIELD(u32, known, OFF_kiocb_ki_flags);
+	w.op.size_begin = KNOWN_FIELD(s64, inode, OFF_inode_i_size);
 	w.op.request = request_of(kiocb, w.op.op);
 
 	if (w.op.op == OP_DIRECT_WRITE)
 		begin_in_call(kiocb, &w);
 	else
-		begin_in_submission(kiocb, &w);
+		begin_in_submission(kiocb, &w, s);
 	if (!w.op.seq_begin)
 		w.op.seq_begin = take_numbers(1);
 	if (!w.op.t_begin)
 		w.op.t_begin = bpf_ktime_get_ns();
+	if (NAME_ALL)
+		note_known_name(&w.op, file, inode);
 	if (keep_write(kiocb, &w))
 		count_drop(DROP_MAP);
 	return;
@@ -295,7 +310,7 @@ stale:
 #if !BY_FUNCTION
 int on_iomap_dio_rw_begin(struct bpf_raw_tracepoint_args *ctx)
 {
-	begin_write(ctx->args[0], ctx->args[1]);
+	begin_write(ctx->args[0], ARG_NUMBER(0), ctx->args[1]);
 	return 0;
 }
 
@@ -344,22 +359,27 @@ static inline int may_continue(u64 kiocb, struct write *w, s64 result)
 	return call && call->kiocb == kiocb;
 }
 
-static inline void complete_write(u64 kiocb, s64 result)
+/* known: the inode of kiocb, as a pointer whose type is known, or 0. */
+static inline void complete_write(u64 kiocb, u64 known, s64 result)
 {
 	struct write *w = find_write(kiocb);
 
 	if (!w)
 		return;
+	if (known != w->inode)
+		known = 0;
 	if (may_continue(kiocb, w, result))
 		w->tried = result;
 	else
-		end_write(kiocb, w, result);
+		end_known_write(kiocb, w, known, result);
 }
 
 #if !BY_FUNCTION
 int on_iomap_dio_complete(struct bpf_raw_tracepoint_args *ctx)
 {
-	complete_write(ctx->args[0], ctx->args[2]);
+	u64 file = KNOWN_FIELD(u64, ctx->args[0], OFF_kiocb_ki_filp);
+
+	complete_write(ARG_NUMBER(0), KNOWN_FIELD(u64, file, OFF_file_f_inode), ctx->args[2]);
 	return 0;
 }
 #endif
@@ -374,7 +394,7 @@ static inline void submit_enter(u64 n, u64 iocbs, u8 kind)
 	u64 id = bpf_get_current_pid_tgid();
 	struct submission *s, empty = {};
 
-	if (!n || n > 0x7fffffff || is_compat())
+	if (!n || n > 0x7fffffff || !is_selected() || is_compat())
 		return;
 	s = submissions.lookup(&id);
 	if (!s) {
@@ -411,7 +431,7 @@ static inline void find_bypassing(struct submission *s, s64 submitted)
 	struct operation op = {};
 	int i;
 
-	if (!s->left || submitted <= 0 || !is_selected())
+	if (!s->left || submitted <= 0)
 		return;
 	for (i = 0; i < MAX_IOCBS; i++) {
 		u64 iocb = 0, file;
@@ -422,11 +442,11 @@ static inline void find_bypassing(struct submission *s, s64 submitted)
 		asm volatile("" : "+r"(submitted));
 		if (i >= submitted)
 			break;
-		bpf_probe_read_user(&iocb, sizeof(iocb), (void *)(s->iocbs + 8 * i));
-		bpf_probe_read_user(&opcode, sizeof(opcode), (void *)(iocb + IOCB_LIO_OPCODE));
+		read_user(&iocb, sizeof(iocb), (void *)(s->iocbs + 8 * i));
+		read_user(&opcode, sizeof(opcode), (void *)(iocb + IOCB_LIO_OPCODE));
 		if (opcode != IOCB_CMD_PWRITE && opcode != IOCB_CMD_PWRITEV)
 			continue;
-		bpf_probe_read_user(&fd, sizeof(fd), (void *)(iocb + IOCB_FILDES));
+		read_user(&fd, sizeof(fd), (void *)(iocb + IOCB_FILDES));
 		file = file_of(fd);
 		if (file && identify_inode(&op, FIELD(u64, file, OFF_file_f_inode)))
 			s->seen++;	/* in the map: in a register, it would make every pass a new state to verify */
@@ -457,6 +477,7 @@ static inline void write_enter(struct call *call, u64 file, s64 offset, u64 leng
 		call->op.op = OP_BUFFERED_WRITE;
 	call->file = file;
 	call->place = place_of(file, rwf, offset);
+	count_placing(call, 1);
 	if (call->place & PLACE_END)
 		offset = call->op.size_begin;
 	else if (offset < 0)

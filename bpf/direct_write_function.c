@@ -27,7 +27,7 @@ static inline void complete_return(s64 result)
 
 	if (!kiocb)
 		return;
-	complete_write(*kiocb, result);
+	complete_write(*kiocb, 0, result);
 	completing.delete(&id);
 }
 

@@ -2,7 +2,7 @@
 /* direct_write_function.c by kprobes and a kretprobe. */
 int on___iomap_dio_rw(struct pt_regs *ctx)
 {
-	begin_write(KPROBE_ARG(0), KPROBE_ARG(1));
+	begin_write(KPROBE_ARG(0), KPROBE_ARG(0), KPROBE_ARG(1));
 	return 0;
 }
 

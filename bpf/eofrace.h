@@ -53,13 +53,13 @@ struct operation {
 	u32 tid;		/* thread */
 	u16 cpu_begin;
 	u16 cpu_end;
-	u8 op;			/* OP_* */
 	char comm[16];
+	u8 op;			/* OP_* */
 	u8 slot;		/* of watch.c, from 1; 0: none. Nobody reads it outside */
 };
 
 _Static_assert(__builtin_offsetof(struct operation, flags) == 112, "record layout");
-_Static_assert(__builtin_offsetof(struct operation, comm) == 129, "record layout");
+_Static_assert(__builtin_offsetof(struct operation, op) == 144, "record layout");
 _Static_assert(sizeof(struct operation) == RECORD_BYTES, "record size");
 
 /* A system call on one file that a thread is in. */
@@ -165,6 +165,7 @@ BPF_HASH(calls, u64, struct call, 16384);		/* pid_tgid -> system call of a threa
 BPF_TABLE("lru_hash", u64, struct submission, submissions, 16384);	/* pid_tgid -> its last submission */
 BPF_ARRAY(placed_writes, struct placed_write, WRITE_PLACES);	/* home_of() -> write in flight */
 BPF_HASH(writes, u64, struct write, 65536);		/* address of struct kiocb -> write in flight without a place */
+BPF_ARRAY(displaced, u64, 1);				/* writes that are there, or once were: mostly none */
 BPF_ARRAY(applied, struct applied, APPLIED_SLOTS);	/* applied_slot() -> the last write there */
 BPF_TABLE("lru_hash", u64, struct operation, punts, 16384);	/* address of struct kiocb -> begin of a write for a worker */
 BPF_HASH(urings, u64, struct uring, 16384);		/* address of struct io_kiocb -> request */
@@ -205,20 +206,60 @@ struct name {
 
 BPF_TABLE("lru_hash", struct name_key, struct name, names, 4096);
 BPF_PERCPU_ARRAY(new_name, struct name, 1);
+
+/* A file that was in the map names a moment ago. */
+struct noted {
+	struct name_key key;
+	s64 when;		/* ns */
+};
+
+#define NOTED_SLOTS	64
+#define NOTED_NS	100000000	/* user space reads the names more rarely than that */
+
+BPF_PERCPU_ARRAY(noted, struct noted, NOTED_SLOTS);	/* by inode number: whose name need not be looked up again */
 #endif
 
 #define NO_WAKEUP	1	/* BPF_RB_NO_WAKEUP: the reader polls */
+
+/*
+ * bpf_probe_read_user(), by its number: bcc looks up whether the kernel has a helper of that
+ * name, for which it reads all of /proc/kallsyms, and that takes as long as to compile the rest.
+ */
+static long (*read_user)(void *to, u32 size, const void *from) = (void *)BPF_FUNC_probe_read_user;
 
 #define FIELD(type, base, off) ({						\
 	type _value = 0;							\
 	bpf_probe_read_kernel(&_value, sizeof(_value), (void *)((u64)(base) + (off))); \
 	_value; })
 
-/* Several fields of one structure at once: a call of the helper costs more than the bytes. */
-#define READ(block, base)	bpf_probe_read_kernel(block, sizeof(block), (void *)(u64)(base))
-#define PART(type, block, off)	(*(type *)((block) + (off)))
+/*
+ * The same for a pointer whose type the verifier knows (TYPED): an argument of a tracepoint
+ * that was attached by its BTF, a pointer found behind one. That is one instruction, where
+ * the helper is two calls; it is spelled out because bcc's rewriter, and the compiler's
+ * arithmetic on addresses, would lose the type.
+ */
+#if TYPED
+#define KNOWN_FIELD(type, base, off) ({						\
+	u64 _loaded;								\
+	asm volatile("%0 = *(" LOAD_##type " *)(%1 + %2)" : "=r"(_loaded) : "r"((u64)(base)), "i"(off)); \
+	(type)_loaded; })
+#define LOAD_u8		"u8"
+#define LOAD_u16	"u16"
+#define LOAD_u32	"u32"
+#define LOAD_u64	"u64"
+#define LOAD_s64	"u64"
+#else
+#define KNOWN_FIELD(type, base, off)	FIELD(type, base, off)
+#endif
 
-#define SYSCALL_ARG(regs, n)	FIELD(u64, regs, OFF_pt_regs_arg##n)
+/*
+ * An argument of a program whose arguments have known types, as a number: the verifier lets
+ * nobody reckon with the address in such a pointer.
+ */
+#define ARG_NUMBER(n)		FIELD(u64, ctx, 8 * (n))
+
+/* Of a system call's struct pt_regs *, as sys_enter has it. */
+#define SYSCALL_ARG(regs, n)	KNOWN_FIELD(u64, regs, OFF_pt_regs_arg##n)
 
 /* Of a kprobe's or kretprobe's struct pt_regs *ctx: an argument of the function, its result. */
 #define KPROBE_ARG(n)		(*(u64 *)((char *)ctx + OFF_pt_regs_carg##n))
@@ -280,6 +321,15 @@ static inline void count_drop(int kind)
 static inline s64 inode_size(u64 inode)
 {
 	return FIELD(s64, inode, OFF_inode_i_size);
+}
+
+static inline u64 current_task(void)
+{
+#if TYPED
+	return (u64)bpf_get_current_task_btf();
+#else
+	return bpf_get_current_task();
+#endif
 }
 
 #define BTRFS_SUPER_MAGIC	0x9123683e	/* linux/magic.h */
@@ -348,33 +398,51 @@ static inline int is_selected(void)
 #endif
 }
 
-/* Fill in dev and ino; 0 if the inode is not traced. */
-static inline int identify_inode(struct operation *op, u64 inode)
+static inline int identify_as(struct operation *op, struct inode_key *key, u16 mode, u64 magic)
 {
-	u8 head[INODE_HEAD] __attribute__((aligned(8)));
-	struct inode_key key;
-	u64 sb, magic;
-
-	if (!inode)
-		return 0;
-	READ(head, inode);
-	sb = PART(u64, head, OFF_inode_i_sb);
-	magic = FIELD(u64, sb, OFF_super_block_s_magic);
 #if BY_FILE
-	key = key_of(inode, sb, magic);
-	u64 *dev = watched.lookup(&key);
+	u64 *dev = watched.lookup(key);
 
 	if (!dev)
 		return 0;
 	op->dev = *dev;
 #else
-	if (!is_data_file(PART(u16, head, OFF_inode_i_mode), magic))
+	if (!is_data_file(mode, magic))
 		return 0;
-	key = key_of(inode, sb, magic);
-	op->dev = encoded_dev(key.dev);
+	op->dev = encoded_dev(key->dev);
 #endif
-	op->ino = key.ino;
+	op->ino = key->ino;
 	return 1;
+}
+
+/* Fill in dev and ino; 0 if the inode is not traced. */
+static inline int identify_inode(struct operation *op, u64 inode)
+{
+	struct inode_key key;
+	u64 sb, magic;
+
+	if (!inode)
+		return 0;
+	sb = FIELD(u64, inode, OFF_inode_i_sb);
+	magic = FIELD(u64, sb, OFF_super_block_s_magic);
+	key = key_of(inode, sb, magic);
+	return identify_as(op, &key, FIELD(u16, inode, OFF_inode_i_mode), magic);
+}
+
+/* The same of a pointer whose type is known. */
+static inline int identify_known(struct operation *op, u64 inode)
+{
+	u64 sb = KNOWN_FIELD(u64, inode, OFF_inode_i_sb);
+	u64 magic = KNOWN_FIELD(u64, sb, OFF_super_block_s_magic);
+	struct inode_key key = {};
+
+	if (HAS_BTRFS && magic == BTRFS_SUPER_MAGIC) {
+		key = key_of(inode, sb, magic);
+	} else {
+		key.ino = KNOWN_FIELD(u64, inode, OFF_inode_i_ino);
+		key.dev = KNOWN_FIELD(u32, sb, OFF_super_block_s_dev);
+	}
+	return identify_as(op, &key, KNOWN_FIELD(u16, inode, OFF_inode_i_mode), magic);
 }
 
 /* The same; 0 also if the current process is not traced. */
@@ -419,6 +487,27 @@ static inline void note_dentry(struct operation *op, u64 inode, u64 dentry)
 #endif
 }
 
+/* The same for every write: file and inode are pointers whose types are known, op->t_begin is set. */
+static inline void note_known_name(struct operation *op, u64 file, u64 inode)
+{
+#if !BY_FILE
+	u32 slot = op->ino % NOTED_SLOTS;
+	u32 generation = KNOWN_FIELD(u32, inode, OFF_inode_i_generation);
+	struct noted *last = noted.lookup(&slot);
+
+	if (last && last->key.ino == op->ino && last->key.dev == op->dev && last->key.generation == generation &&
+	    op->t_begin - last->when < NOTED_NS)
+		return;
+	note_dentry(op, inode, KNOWN_FIELD(u64, file, OFF_file_f_path_dentry));
+	if (last) {
+		last->key.ino = op->ino;
+		last->key.dev = op->dev;
+		last->key.generation = generation;
+		last->when = op->t_begin;
+	}
+#endif
+}
+
 static inline void note_name(struct operation *op, u64 file)
 {
 	note_dentry(op, FIELD(u64, file, OFF_file_f_inode), FIELD(u64, file, OFF_file_f_path_dentry));
@@ -427,7 +516,7 @@ static inline void note_name(struct operation *op, u64 file)
 /* Whether the system call is one of a 32-bit process, with numbers and arguments of its own. */
 static inline int is_compat(void)
 {
-	return FIELD(u32, bpf_get_current_task(), OFF_task_struct_thread_info_status) & TS_COMPAT;
+	return KNOWN_FIELD(u32, current_task(), OFF_task_struct_thread_info_status) & TS_COMPAT;
 }
 
 /* current->files->fdt->fd[fd], as fdget() does; 0 if there is none. */
@@ -473,7 +562,14 @@ static inline void begin_here(struct operation *op)
 	op->size_end = NONE_SIZE;
 	op->size_applied = NONE_SIZE;
 	op->result = NONE_RESULT;
+#if TYPED
+	u64 task = current_task();
+
+	((u64 *)op->comm)[0] = KNOWN_FIELD(u64, task, OFF_task_struct_comm);
+	((u64 *)op->comm)[1] = KNOWN_FIELD(u64, task, OFF_task_struct_comm + 8);
+#else
 	bpf_get_current_comm(op->comm, sizeof(op->comm));
+#endif
 }
 
 /* And when. */
@@ -495,8 +591,11 @@ static inline void fallocate_begun(struct operation *op);
 static inline void leave(struct operation *op);		/* it has ended */
 static inline int is_applied_of_interest(void);		/* of a write */
 
-/* The operation is over: number it and let it go. inode 0: its size is not of interest (any more). */
-static inline void finish(struct operation *op, u64 inode, s64 result)
+/*
+ * The operation is over: number it and let it go. inode 0: its size is not of interest (any
+ * more). known: the same as a pointer whose type is known, or 0.
+ */
+static inline void finish_known(struct operation *op, u64 inode, u64 known, s64 result)
 {
 	op->result = result;
 	op->cpu_end = bpf_get_smp_processor_id();
@@ -509,8 +608,16 @@ static inline void finish(struct operation *op, u64 inode, s64 result)
 	 * between would have an earlier number and lie beyond the size, as if this
 	 * operation had cut it off.
 	 */
-	op->size_end = inode ? inode_size(inode) : NONE_SIZE;
+	if (known)
+		op->size_end = KNOWN_FIELD(s64, known, OFF_inode_i_size);
+	else
+		op->size_end = inode ? inode_size(inode) : NONE_SIZE;
 	leave(op);
+}
+
+static inline void finish(struct operation *op, u64 inode, s64 result)
+{
+	finish_known(op, inode, 0, result);
 }
 
 /* Begin a call on one file: 0 if the file is watched and call is filled in, -1 if not. */

@@ -21,6 +21,17 @@
 #define RWF_APPEND_BIT		0x10	/* linux/fs.h */
 #define RWF_NOAPPEND_BIT	0x20	/* since 73fa7547c70b (v6.9) */
 
+BPF_ARRAY(placing, u64, 1);	/* system calls in flight whose place is to be learned: mostly none */
+
+static inline void count_placing(struct call *call, u64 n)
+{
+	int zero = 0;
+	u64 *count = placing.lookup(&zero);
+
+	if (call->place && count)
+		fetch_add(count, n);
+}
+
 static inline u8 place_of(u64 file, u32 rwf, s64 offset)
 {
 	u8 place = offset < 0 ? PLACE_POSITION : 0;
@@ -32,9 +43,14 @@ static inline u8 place_of(u64 file, u32 rwf, s64 offset)
 
 static inline void placed(u64 file, u64 inode, s64 offset)
 {
-	u64 id = bpf_get_current_pid_tgid();
-	struct call *call = calls.lookup(&id);
+	u64 id = bpf_get_current_pid_tgid(), *count;
+	struct call *call;
+	int zero = 0;
 
+	count = placing.lookup(&zero);
+	if (!count || !*count)
+		return;
+	call = calls.lookup(&id);
 	if (!call || !call->place || call->place & PLACE_KNOWN)
 		return;
 	if (file ? call->file != file : call->inode != inode)

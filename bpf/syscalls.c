@@ -40,9 +40,10 @@ int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 	s64 offset = -1;
 	u64 length = 0;
 	u64 flags = 0;
-	u32 fd = SYSCALL_ARG(regs, 0);
+	u8 fd_arg = 0;		/* which argument names the file */
 	u8 copies = 0;
 	u32 rwf = 0;
+	u32 fd;
 
 	switch (ctx->args[1]) {
 	case NR_io_submit:
@@ -66,7 +67,7 @@ int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 		break;
 	case NR_openat2:
 		kind = OP_OPEN;
-		bpf_probe_read_user(&flags, sizeof(flags), (void *)SYSCALL_ARG(regs, 2));	/* open_how.flags */
+		read_user(&flags, sizeof(flags), (void *)SYSCALL_ARG(regs, 2));	/* open_how.flags */
 		break;
 	case NR_truncate:
 		kind = OP_PATH;
@@ -76,7 +77,7 @@ int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 		if (!maps_file(SYSCALL_ARG(regs, 2), SYSCALL_ARG(regs, 3)))
 			return 0;
 		kind = OP_MAPPING;
-		fd = SYSCALL_ARG(regs, 4);
+		fd_arg = 4;
 		break;
 	case NR_fallocate:
 		kind = OP_FALLOCATE;
@@ -103,7 +104,7 @@ int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 	case NR_copy_file_range:
 	case NR_splice:
 		copies = COPY_BYTES;
-		fd = SYSCALL_ARG(regs, 2);
+		fd_arg = 2;
 		offset = named_offset(SYSCALL_ARG(regs, 3));
 		length = SYSCALL_ARG(regs, 4);
 		break;
@@ -125,6 +126,7 @@ int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 		path_enter(kind, length);
 		return 0;
 	}
+	fd = fd_arg == 4 ? SYSCALL_ARG(regs, 4) : fd_arg == 2 ? SYSCALL_ARG(regs, 2) : SYSCALL_ARG(regs, 0);
 	call_enter(regs, fd, kind, copies, offset, length, rwf);
 	return 0;
 }
@@ -137,6 +139,7 @@ static inline void call_exit(s64 result)
 
 	if (!call)
 		return;
+	count_placing(call, -1);
 	if (call->kind == OP_OPEN) {
 		ended = open_exit(call, result);
 		result = 0;
@@ -167,7 +170,7 @@ static inline void call_exit(s64 result)
 
 int on_sys_exit(struct bpf_raw_tracepoint_args *ctx)
 {
-	switch (FIELD(u64, ctx->args[0], OFF_pt_regs_nr)) {
+	switch (KNOWN_FIELD(u64, ctx->args[0], OFF_pt_regs_nr)) {
 	case NR_io_submit:
 	case NR_io_uring_enter:
 		submit_exit(ctx->args[1]);

@@ -9,7 +9,7 @@ import ctypes
 import mmap
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ import bpf
 from tracer import btf, hooks, interrupts
 from tracer.errors import UnsupportedError
 from tracer.hooks import WATCHED_FILES, Mechanism, Plan, Probe, Selection, Table
-from tracer.loader import attach_kfunc, build, import_bcc, quiet
+from tracer.loader import attach_kfunc, attach_typed, build, import_bcc, load_typed, quiet
 from tracer.operations import NONE_RESULT, NONE_SIZE, OPERATION, WRITES, Op, Operations
 
 RECORD_BYTES = (OPERATION.itemsize + 7) // 8 * 8
@@ -85,6 +85,8 @@ class Probes:
         self._table = table
         self._misses_offset = info.offset("bpf_prog_info.recursion_misses")
         self._programs: dict[str, Any] = {}
+        self._typed: dict[str, Any] = {}
+        """Raw tracepoint -> the program that was loaded for it by its BTF."""
         self._watched: dict[tuple[int, int], set[tuple[int, int]]] = {}
         self._untold: set[tuple[int, int]] = set()
         """Watched files that may be truncated by path without a word of their file systems."""
@@ -254,11 +256,26 @@ class Probes:
             return 0
         return int.from_bytes(buffer.raw[self._misses_offset :], "little")
 
+    def _load_typed(self, types: Mapping[str, int]) -> str | None:
+        """Load on_<tracepoint> for tracepoints that the kernel's BTF has as those types; the reason if that fails."""
+        with quiet() as said:
+            try:
+                for tracepoint, type_id in types.items():
+                    name = f"on_{tracepoint}"
+                    self._typed[tracepoint] = load_typed(self._bcc, self._program, name, type_id)
+            except OSError as error:
+                return f"{error.strerror} {said()}".strip()
+        return None
+
     def _raw(self, tracepoint: str, program: str | None = None) -> str | None:
         """Attach on_<tracepoint>, or another program; the reason if that is not possible."""
         name = (program or f"on_{tracepoint}").encode()
         with quiet() as said:
             try:
+                if tracepoint in self._typed:
+                    self._programs[name.decode()] = self._typed[tracepoint]
+                    attach_typed(self._program, self._typed[tracepoint])
+                    return None
                 self._programs[name.decode()] = self._program.load_func(name, self._bcc.BPF.RAW_TRACEPOINT)
                 self._program.attach_raw_tracepoint(tracepoint.encode(), name)
             except Exception as error:  # bcc raises nothing more specific
@@ -311,7 +328,9 @@ def attach(
     bcc = import_bcc()
     info = btf.kernel("xfs")
     plan = hooks.plan(info, wanted)
-    macros = hooks.macros(info, plan, selection, ring_bytes=ring_bytes, record_bytes=RECORD_BYTES, table=table)
+    macros = hooks.macros(
+        info, plan, selection, ring_bytes=ring_bytes, record_bytes=RECORD_BYTES, table=table, typed=bool(plan.types)
+    )
     stage = "record.c" if table is None else "watch.c"
     with contextlib.ExitStack() as stack:
         # bcc has callbacks from C, where an exception that a signal raises is printed and lost.
@@ -319,6 +338,13 @@ def attach(
             program = build(bcc, bpf.source(stage, *plan.files), macros)
             stack.callback(program.cleanup)
             probes = Probes(bcc, program, info, ring_bytes, table)
+            untyped = probes._load_typed(plan.types)
+            if untyped is not None:
+                # A verifier that does not follow these pointers: offsets have to do.
+                program.cleanup()
+                program = build(bcc, bpf.source(stage, *plan.files), macros | {"TYPED": 0})
+                stack.callback(program.cleanup)
+                probes = Probes(bcc, program, info, ring_bytes, table)
             if selection.by_process:
                 _attach_processes(probes, info)
             _attach_extra(probes, info)
@@ -330,9 +356,12 @@ def attach(
             _attach_uring(probes, info)
             _attach_fallocate(probes, plan)
             _attach_direct(probes, plan)
-            for tracepoint in ("sys_exit", "sys_enter"):
+            for tracepoint in hooks.SYSTEM_CALLS:
                 _require(probes._raw(tracepoint), f"raw tracepoint {tracepoint}")
             probes.mechanisms["system calls"] = "raw tracepoints sys_enter, sys_exit"
+            by_btf = f" (not by BTF: {untyped})" if untyped else ", by BTF" if plan.types else ""
+            for hook in ("system calls", *hooks.DIRECT) if by_btf else ():
+                probes.mechanisms[hook] += by_btf
         yield probes
 
 

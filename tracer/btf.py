@@ -114,6 +114,16 @@ class Btf:
             raise UnsupportedError(f"{self._name} is corrupt at {name} ({error}): {_REMEDY}") from error
         return self._base.tracepoint(name) if self._base else None
 
+    def tracepoint_type(self, name: str) -> int | None:
+        """Number of that typedef in the kernel's own BTF: a program attached by it knows what its arguments are."""
+        if self._base:
+            return self._base.tracepoint_type(name)
+        try:
+            positions = self._named(f"btf_trace_{name}", (_TYPEDEF,))
+        except (_BadError, struct.error) as error:
+            raise UnsupportedError(f"{self._name} is corrupt at {name} ({error}): {_REMEDY}") from error
+        return self._first + self._starts.index(positions[0]) if positions else None
+
     def mentions(self, name: str) -> bool:
         """Whether any type, member or function of the kernel has that name."""
         start, end = self._strings

@@ -2,8 +2,8 @@
 
 | hook | preferred | otherwise |
 |---|---|---|
-| system calls | raw tracepoints sys_enter, sys_exit | - |
-| a direct write begins, ends | raw tracepoints iomap_dio_* (3fd41721cd5c, v6.6) | kprobes on the functions |
+| system calls | raw tracepoints sys_enter, sys_exit, by BTF (v5.5) | the same without their types |
+| a direct write begins, ends | raw tracepoints iomap_dio_* (3fd41721cd5c, v6.6), by BTF | kprobes on the functions |
 | xfs_file_fallocate by others than the system call | kprobe and kretprobe | kfunc (fentry, fexit); a gap |
 | xfs_file_fallocate where programs on system calls are skipped (7.3) | kprobe and kretprobe | as a gap, counted |
 | the file of a truncate(2) | kprobe do_truncate | raw tracepoints of XFS and ext4; else counted |
@@ -20,7 +20,8 @@ import enum
 import mmap
 import os
 import platform
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tracer import btf
@@ -37,7 +38,7 @@ class Mechanism(enum.StrEnum):
     KFUNC = "kfunc"
     """The same functions, by fentry and fexit, as far as the kernel allows."""
     TRACEPOINT = "tracepoint"
-    """Tracepoints and system calls only."""
+    """Tracepoints and system calls only, whose programs know nothing but offsets."""
 
 
 _SYSCALLS = (
@@ -65,6 +66,7 @@ _MEMBERS = (
         "task_struct.flags",
         "task_struct.thread_info.status",
         "signal_struct.live",
+        "task_struct.comm",
     ),
     "files_struct.count",
     *("file.f_path.dentry", "dentry.d_parent", "dentry.d_name.name", "dentry.d_inode"),
@@ -80,12 +82,6 @@ _OPTIONAL = (
 )
 
 _BTRFS = ("btrfs_inode.vfs_inode", "btrfs_inode.root", "btrfs_root.anon_dev")
-# As many bytes of a structure as hold what is read of it at once, where it is read for every write.
-_HEADS = {
-    "INODE_HEAD": ("inode.i_ino", "inode.i_sb", "inode.i_mode"),
-    "KIOCB_HEAD": ("kiocb.ki_filp", "kiocb.ki_pos", "kiocb.ki_flags", "kiocb.ki_complete"),
-    "ITER_HEAD": ("iov_iter.count", "iov_iter.data_source"),
-}
 
 # Raw tracepoint: what its leading arguments must point to, and what is lost without it. An end comes before its
 # begin, so that what begins is always seen to end.
@@ -104,6 +100,13 @@ EXTRA = {
     "xfs_itruncate_extents_start": (("xfs_inode",), "t_applied of a truncation is earlier than its last wait"),
     "io_uring_queue_async_work": (("io_kiocb",), "an io_uring write done by a worker begins late"),
 }
+SYSTEM_CALLS = ("sys_exit", "sys_enter")
+"""Raw tracepoints of all system calls."""
+TYPED = (*DIRECT, *SYSTEM_CALLS)
+"""Raw tracepoints whose programs run for every write, and so are attached by their BTF where the kernel can do that.
+
+Their arguments are pointers of known types then, and what they point to is read by an instruction, not by a helper.
+"""
 URING_SUBMIT = ("io_uring_submit_req", "io_uring_submit_sqe")
 """Raw tracepoint of an io_uring request that is submitted, by the name that it has since v6.4, and before."""
 URING_MEMBERS = (
@@ -205,6 +208,8 @@ class Plan:
     """Why `fallocate` is `forced`, or not what was asked for; else empty."""
     kprobes: bool = False
     """Whether there are kprobes, for what else they are good for."""
+    types: Mapping[str, int] = field(default_factory=dict)
+    """`TYPED` with the numbers of their typedefs in the kernel's BTF, or nothing: then offsets have to do."""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -252,7 +257,13 @@ def plan(info: btf.Btf, mechanism: Mechanism) -> Plan:
         forced=by_function,
         fallocate_why=why,
         kprobes=not no_kprobes,
+        types=_types(info) if has_tracepoints else {},
     )
+
+
+def _types(info: btf.Btf) -> dict[str, int]:
+    found = {name: number for name in TYPED if (number := info.tracepoint_type(name)) is not None}
+    return found if len(found) == len(TYPED) else {}
 
 
 def _skips_system_calls(info: btf.Btf) -> bool:
@@ -324,8 +335,9 @@ def macros(
     ring_bytes: int,
     record_bytes: int,
     table: Table | None = None,
+    typed: bool = False,
 ) -> dict[str, int]:
-    """What the C files want to know of this host."""
+    """What the C files want to know of this host. `typed`: the programs on `TYPED` are attached by BTF."""
     machine = platform.machine()
     if machine not in _MACHINES:
         raise UnsupportedError(f"tracing on {machine} is not supported: use {' or '.join(_MACHINES)}")
@@ -346,7 +358,6 @@ def macros(
     refs = "file.f_count" if counted_from_1 else "file.f_ref.refcnt"
     values |= {"OFF_file_refs": btf.offsets(info, [refs])[refs], "FILE_ONE_REF": int(counted_from_1)}
     values["RING_PAGES"] = ring_bytes // mmap.PAGESIZE
-    values |= {name: _head(found, members) for name, members in _HEADS.items()}
     return values | {
         "PAGE_SIZE": mmap.PAGESIZE,
         "RECORD_BYTES": record_bytes,
@@ -358,14 +369,10 @@ def macros(
         "BY_PROCESS": int(selection.by_process),
         "OPEN_O_DIRECT": os.O_DIRECT,
         "NAME_ALL": int(table is None),
+        "TYPED": int(typed),
         "WATCH_SETS": table.sets if table else 0,
         "WATCH_SLOTS": table.slots if table else 0,
     }
-
-
-def _head(offsets: dict[str, int], members: tuple[str, ...]) -> int:
-    """Bytes up to the end of the last of some members, of which none has more than 8."""
-    return (max(offsets[member] for member in members) // 8 + 1) * 8
 
 
 def _addresses(names: tuple[str, ...]) -> dict[str, int]:

@@ -4,11 +4,14 @@ import contextlib
 import ctypes
 import importlib
 import os
+import struct
 from collections.abc import Iterator
 from typing import Any
 
 import bpf
 from tracer.errors import UnsupportedError
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def import_bcc() -> Any:
@@ -76,6 +79,53 @@ def attach_kfunc(bcc: Any, program: Any, name: str, function: str, *, returns: b
     # Where bcc.BPF.cleanup() looks for what it has to close.
     (program.kfunc_exit_fds if returns else program.kfunc_entry_fds)[known_as] = link
     return loaded
+
+
+_PROG_LOAD, _RAW_TRACEPOINT_OPEN = 5, 17  # enum bpf_cmd of linux/bpf.h
+_TRACING, _TRACE_RAW_TP = 26, 23  # enum bpf_prog_type, bpf_attach_type
+_SYS_BPF = 321  # x86-64, the only machine that tracer.attach takes
+
+
+def load_typed(bcc: Any, program: Any, name: str, type_id: int) -> Any:
+    """Load the program `name` for the raw tracepoint whose typedef in the kernel's BTF has that number (v5.5); returns
+    its bcc.BPF.Function, for `attach_typed`.
+
+    libbcc loads programs of this type for functions alone, so that the two system calls are made here.
+    Raises OSError; what the verifier said is on standard error.
+    """
+    lib, module, known_as = bcc.lib, program.module, name.encode()
+    licence = ctypes.create_string_buffer(lib.bpf_module_license(module))
+    count, start = lib.bpf_function_size(module, known_as) // 8, lib.bpf_function_start(module, known_as)
+    # union bpf_attr: type, instructions and licence first, then the verifier's log, at last what it is attached to.
+    head = struct.pack("<IIQQ", _TRACING, count, start, ctypes.addressof(licence))
+    tail = struct.pack("<II16sII", 0, 0, known_as[:15], 0, _TRACE_RAW_TP) + bytes(36)
+    attr = head + struct.pack("<IIQ", 0, 0, 0) + tail + struct.pack("<I", type_id)
+    try:
+        fd = _bpf(_PROG_LOAD, attr)
+    except OSError:
+        log = ctypes.create_string_buffer(1 << 20)
+        attr = head + struct.pack("<IIQ", 1, len(log), ctypes.addressof(log)) + attr[40:]
+        with contextlib.suppress(OSError):
+            os.close(_bpf(_PROG_LOAD, attr))
+        os.write(2, log.value)  # where libbcc's goes
+        raise
+    program.funcs[known_as] = loaded = bcc.BPF.Function(program, known_as, fd)
+    return loaded
+
+
+def attach_typed(program: Any, loaded: Any) -> None:
+    """Attach what `load_typed` gave. Raises OSError."""
+    link = _bpf(_RAW_TRACEPOINT_OPEN, struct.pack("<QII", 0, loaded.fd, 0))
+    # Where bcc.BPF.cleanup() looks for what it has to close.
+    program.raw_tracepoint_fds[b"typed " + loaded.name] = link
+
+
+def _bpf(command: int, attr: bytes) -> int:
+    """bpf(2), which gives a descriptor. Raises OSError."""
+    fd = int(_LIBC.syscall(_SYS_BPF, command, ctypes.create_string_buffer(attr, len(attr)), len(attr)))
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return fd
 
 
 @contextlib.contextmanager

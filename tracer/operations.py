@@ -73,8 +73,8 @@ OPERATION = np.dtype(
         ("tid", "<u4"),  # thread
         ("cpu_begin", "<u2"),
         ("cpu_end", "<u2"),
-        ("op", "u1"),  # Op
         ("comm", "S16"),
+        ("op", "u1"),  # Op
     ]
 )
 """One operation, fixed size."""

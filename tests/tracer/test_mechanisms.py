@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.tracer.capture.ring import ROWS
-from tracer import attach
+from tracer import attach, hooks
 from tracer.errors import UnsupportedError
 from tracer.hooks import Mechanism
+from tracer.operations import Op
+from tracer.recorder import Recorder
 from tracer.vm import kernels, machine
 
 INSIDE = Path(__file__).parent / "vm_inside"
@@ -47,10 +51,41 @@ def test_attached_as_asked_for_or_refused(mechanism: Mechanism) -> None:
     elif mechanism is Mechanism.TRACEPOINT:
         assert fallocate.startswith("system call and io_uring only")
         assert completion == "raw tracepoint"
+        assert probes.mechanisms["system calls"] == "raw tracepoints sys_enter, sys_exit"
     elif mechanism is not Mechanism.AUTO:
         # A kfunc is not possible everywhere: kprobes stand in.
         assert fallocate.startswith(str(mechanism)) or completion.startswith(str(mechanism))
         assert not completion.startswith("raw")
+
+
+@pytest.mark.root
+def test_offsets_have_to_do_where_the_verifier_refuses_types(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(hooks, "_types", lambda info: dict.fromkeys(hooks.TYPED, 1))  # type 1 is an integer
+    file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    with attach.attach(1 << 20) as probes, Recorder(probes) as recorder:
+        probes.watch_file(file)
+        assert os.pwrite(file, b"data", 4096) == 4
+        rows = recorder.take()
+    os.close(file)
+    assert probes.mechanisms["system calls"].startswith("raw tracepoints sys_enter, sys_exit (not by BTF: Invalid")
+    assert [(row["op"], row["offset"], row["result"]) for row in rows] == [(Op.BUFFERED_WRITE, 4096, 4)]
+
+
+@pytest.mark.root
+def test_the_mechanisms_of_this_host_see_the_same_operations() -> None:
+    """At least: programs that the verifier knows the types of, and those that know offsets."""
+    done = subprocess.run([sys.executable, str(INSIDE / "mechanisms.py")], capture_output=True, text=True, timeout=300)
+    report = json.loads(done.stdout or "{}")
+    if done.returncode == 4:
+        pytest.skip(done.stderr)
+    assert {"auto", "tracepoint"} <= set(report["attached"]), report["refused"]
+    for part, found in report["parts"].items():
+        assert not any(found["differences"].values()), (part, found)
+        assert found["operations"]["tracepoint"]["fallocate"] > 50, (part, found)
+        assert found["xfs_direct_writes"] > 0, part
+    assert (done.returncode, report["equal"]) == (0, True), done.stderr[-2000:]
 
 
 @pytest.mark.vm
