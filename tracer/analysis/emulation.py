@@ -4,6 +4,9 @@ The emulation samples the size, waits, allocates with KEEP_SIZE and truncates to
 the driver marks the whole as one `MARK_FALLOCATE`, and the kernel sees the steps. The steps are not
 operations that a driver chose to run, so rules do not judge them; but what they did to the size is
 evidence from the kernel.
+
+Rules see neither the steps nor this module: the engine leaves the steps out, and hands what an operation did to its
+file's size to them as columns of their own (`DERIVED`).
 """
 
 from dataclasses import dataclass
@@ -11,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tracer.analysis.columns import Columns
 from tracer.analysis.overlaps import I64, MAX_BYTE, dense_groups, overlapping, range_ends, sequence_ends
 from tracer.operations import (
     FALLOC_FL_COLLAPSE_RANGE,
@@ -20,6 +24,15 @@ from tracer.operations import (
     Op,
     Operations,
 )
+
+DERIVED = {
+    "size_before": "size_before",
+    "size_after": "size_end",
+    "t_effect": "t_applied",
+    "cut_to": "cut_to",
+    "truncated": "truncated",
+}
+"""Columns that rules may read beside those of a trace, each with the field of `Effects` that says what it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +89,14 @@ def effects(ops: Operations) -> Effects:
         seen = within & (ops["op"][call] == Op.TRUNCATE) & (ops["size_end"][call] != NONE_SIZE)
         _fold_truncates(ops, mark[seen], call[seen], result)
     return result
+
+
+def resolved(ops: Operations) -> Columns:
+    """A whole trace, ops (n,) in any order, as rules see it: without steps, with all columns."""
+    what = effects(ops)
+    derived = {name: getattr(what, field) for name, field in DERIVED.items()}
+    arrays = {name: ops[name] for name in ops.dtype.names or ()} | derived | {"row": np.arange(len(ops))}
+    return Columns(arrays).take(~what.is_step)
 
 
 def _cut_to(ops: Operations) -> I64:

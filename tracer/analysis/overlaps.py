@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tracer.analysis.columns import Columns
 from tracer.analysis.machine import require_sound
 from tracer.operations import Operations
 
@@ -29,7 +30,7 @@ U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 
 
-def sequence_ends(ops: Operations) -> U64:
+def sequence_ends(ops: Operations | Columns) -> U64:
     """`seq_end` of every operation (n,), with `FOREVER` for those in flight."""
     ends: U64 = ops["seq_end"]
     return np.where(ends == 0, FOREVER, ends)

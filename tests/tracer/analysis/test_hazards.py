@@ -183,6 +183,7 @@ class Scattered(Rule):
 
     id, severity, title, explanation = "scattered", Severity.SUSPICIOUS, "", ""
     needs: frozenset[Op] = frozenset()
+    reads: frozenset[str] = frozenset()
 
     def __init__(self, pairs: list[tuple[int, int, int]]) -> None:
         self._pairs = pairs

@@ -1,13 +1,14 @@
 """The hazard rules: one file a hazard, each a small class behind one narrow protocol, found by its name.
 
-A rule takes a trace and names pairs of operations that were in the kernel together and must not have been. A
-new rule is a new module here with a module-level `RULE`; there is no list to add it to.
+A rule names pairs of operations that must not have been in the kernel together (`PairRule`), or of which the later one
+undid what the earlier one had acknowledged (`ScanRule`). A new rule is a new module here with a module-level `RULE`;
+there is no list to add it to.
 """
 
 import enum
 import importlib
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
@@ -15,7 +16,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tracer.analysis.overlaps import I64
+from tracer.analysis.columns import Columns
+from tracer.analysis.emulation import resolved
+from tracer.analysis.overlaps import I64, dense_groups, overlapping, sequence_ends
 from tracer.errors import UsageError
 from tracer.operations import Op, Operations
 
@@ -64,8 +67,24 @@ class RulePairs:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A commit or an issue that shows that a hazard is real."""
+
+    project: str
+    id: str
+    release: str
+    """First release with it, or the one in which it was seen."""
+    title: str
+    """One line."""
+
+
 class Rule(Protocol):
-    """One hazard. Implementations derive from this class and write `chunks`."""
+    """One hazard: what both kinds of rules say of themselves, and what can be asked of them about a trace in memory.
+
+    A rule never sees a whole trace, nor the steps of an emulated fallocate (`tracer.analysis.emulation`): the engine
+    resolves them first.
+    """
 
     id: str
     """Name on the command line and in every output."""
@@ -76,6 +95,10 @@ class Rule(Protocol):
     """One paragraph for whoever meets the hazard the first time: what happens, since when, what protects."""
     needs: frozenset[Op]
     """Kinds of operations without which the rule can see nothing: a trace that misses them proves nothing."""
+    commits: tuple[Commit, ...] = ()
+    reads: frozenset[str]
+    """Columns that its methods read: of `tracer.operations.OPERATION`, and of `emulation.DERIVED`. `seq_begin`,
+    `seq_end`, `op`, `dev`, `ino` and `row` are always there, others only if they are named here."""
 
     def chunks(self, ops: Operations) -> Iterator[RulePairs]:
         """Yield the pairs of a trace, ops (n,) in any order, in chunks of bounded size; each pair once."""
@@ -84,6 +107,107 @@ class Rule(Protocol):
     def pairs(self, ops: Operations) -> RulePairs:
         """All pairs of a trace at once."""
         return RulePairs.join(self.chunks(ops))
+
+
+class PairRule(Rule, Protocol):
+    """A hazard between two operations that were in the kernel together.
+
+    It says which operations may be the two sides, and judges pairs of one file that the engine enumerates: those whose
+    closed intervals of sequence numbers overlap, each once, never an operation with itself. All three methods are
+    vectorised, and must not depend on which operations come in one call: a call has any batch of a trace.
+    """
+
+    symmetric: bool = False
+    """Both sides are of the same kind: of (a, b) and (b, a) only the one whose first began first is enumerated."""
+
+    def firsts(self, ops: Columns) -> npt.NDArray[np.bool_]:
+        """Which of ops (n,) may be those that do the harm."""
+        ...
+
+    def seconds(self, ops: Columns) -> npt.NDArray[np.bool_]:
+        """Which of ops (n,) may be those that are harmed."""
+        ...
+
+    def judge(self, first: Columns, second: Columns) -> npt.NDArray[np.uint8]:
+        """The `Outcome` of each pair of first (k,) and second (k,); 0: none of this rule."""
+        ...
+
+    def chunks(self, ops: Operations) -> Iterator[RulePairs]:
+        """See `Rule.chunks`."""
+        seen = resolved(ops)
+        first, second = seen.take(self.firsts(seen)), seen.take(self.seconds(seen))
+        groups = dense_groups(*(np.concatenate([first[name], second[name]]) for name in ("dev", "ino")))
+        for i, j in overlapping(
+            first["seq_begin"],
+            sequence_ends(first),
+            second["seq_begin"],
+            sequence_ends(second),
+            group_a=groups[: len(first)],
+            group_b=groups[len(first) :],
+        ):
+            wanted = first["row"][i] != second["row"][j]
+            if self.symmetric:
+                wanted &= first["seq_begin"][i] < second["seq_begin"][j]
+            yield from _judged(first.take(i[wanted]), second.take(j[wanted]), self.judge)
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Begins and ends of operations, in the order in which they happened: (n,), by sequence number."""
+
+    ops: Columns
+    """The operation of each moment. It occurs at its begin, and again at its end unless it never ended: all that is
+    ever known of it is there both times."""
+    ended: npt.NDArray[np.bool_]
+    """True: its end; False: its begin."""
+
+
+class Scan(Protocol):
+    """The state of a `ScanRule` while the moments of some files pass by."""
+
+    def feed(self, moments: Moments) -> Iterator[tuple[Columns, Columns, npt.NDArray[np.uint8]]]:
+        """Take the next moments, of whole files but any stretch of time: what is found must not depend on where it is
+        cut. Yields pairs (k,) of operations, each with its `Outcome`, each once.
+
+        What it keeps of earlier moments must be bounded for each file (`Columns.kept`), not grow with the trace.
+        """
+        ...
+
+
+class ScanRule(Rule, Protocol):
+    """A hazard that needs what happened to a file before: what a later operation does to data long acknowledged."""
+
+    def wants(self, ops: Columns) -> npt.NDArray[np.bool_]:
+        """Which of ops (n,) matter to the scan."""
+        ...
+
+    def scan(self) -> Scan:
+        """A fresh state, for some files whole."""
+        ...
+
+    def chunks(self, ops: Operations) -> Iterator[RulePairs]:
+        """See `Rule.chunks`."""
+        seen = resolved(ops)
+        seen = seen.take(self.wants(seen))
+        for first, second, outcome in self.scan().feed(moments(seen)):
+            yield RulePairs(first["row"], second["row"], outcome)
+
+
+def moments(ops: Columns) -> Moments:
+    """All moments of operations (n,)."""
+    done = np.flatnonzero(ops["seq_end"] != 0)
+    rows = np.concatenate([np.arange(len(ops)), done])
+    order = np.argsort(np.concatenate([ops["seq_begin"], ops["seq_end"][done]]), kind="stable")
+    return Moments(ops.take(rows[order]), order >= len(ops))
+
+
+def _judged(
+    first: Columns, second: Columns, judge: Callable[[Columns, Columns], npt.NDArray[np.uint8]]
+) -> Iterator[RulePairs]:
+    outcome = judge(first, second)
+    pair = outcome != 0
+    if pair.any():
+        yield RulePairs(first["row"][pair], second["row"][pair], outcome[pair])
 
 
 @cache
