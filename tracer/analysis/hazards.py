@@ -1,17 +1,19 @@
-"""Folds the pairs that rules find into hazards, and the hazards into a verdict.
+"""Makes hazards of the findings of the rules, and a verdict of the hazards.
 
-A trace can hold millions of pairs of the same kind: pairs of one rule, inode, outcome and kinds of operations
-are one hazard, shown by its first pair and counted. Counts are totals over all pairs.
+A trace can hold millions of pairs of the same kind: they are one hazard, shown by its first pair and counted
+(`tracer.analysis.findings`). Counts are totals over all pairs.
 """
 
 import enum
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tracer.analysis.overlaps import dense_groups
+from tracer.analysis.columns import Columns
+from tracer.analysis.findings import Counts as Counts
+from tracer.analysis.findings import Findings
 from tracer.analysis.rules import Outcome, Rule, RulePairs, Severity, all_rules
 from tracer.errors import Status
 from tracer.operations import Op, Operations
@@ -58,26 +60,6 @@ class Verdict(enum.StrEnum):
                 return Status.INCONCLUSIVE
             case _:
                 return Status.HAZARD
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """Pairs that a rule found. `kernel_serialised` and `lost` are disjoint subsets of `exposed`."""
-
-    exposed: int = 0
-    kernel_serialised: int = 0
-    lost: int = 0
-
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(
-            self.exposed + other.exposed,
-            self.kernel_serialised + other.kernel_serialised,
-            self.lost + other.lost,
-        )
-
-    def to_json(self) -> dict[str, int]:
-        """As design.md defines it."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,48 +164,31 @@ def merge(analyses: Sequence[Analysis]) -> Analysis:
 
 def fold(ops: Operations, rule: Rule, chunks: Iterable[RulePairs]) -> tuple[list[Hazard], Counts]:
     """Pairs that a rule found in ops (n,) as hazards and totals; holds one chunk of pairs at a time."""
-    hazards: dict[tuple[int, ...], Hazard] = {}
-    total = Counts()
+    found = Findings()
+    names = ("seq_begin", "dev", "ino", "op")
+    columns = Columns({name: ops[name] for name in names} | {"row": np.arange(len(ops))})
     for chunk in chunks:
-        total += Counts(
-            exposed=len(chunk.outcome),
-            kernel_serialised=int(np.count_nonzero(chunk.outcome == Outcome.KERNEL_SERIALISED)),
-            lost=int(np.count_nonzero(chunk.outcome == Outcome.LOST)),
-        )
-        for key, hazard in _fold_chunk(ops, rule, chunk):
-            known = hazards.get(key)
-            if known is None:
-                hazards[key] = hazard
-            else:
-                earlier = min(known, hazard, key=_position)
-                hazards[key] = replace(earlier, pairs=known.pairs + hazard.pairs)
-    return list(hazards.values()), total
+        found.add(columns.take(chunk.first), columns.take(chunk.second), chunk.outcome)
+    return hazards_of(rule, found, lambda rows: ops[rows]), found.counts
 
 
-def _fold_chunk(ops: Operations, rule: Rule, chunk: RulePairs) -> Iterable[tuple[tuple[int, ...], Hazard]]:
-    """Yield each hazard of a chunk of pairs, with what tells it from others."""
-    first, second = ops[chunk.first], ops[chunk.second]
-    ids = dense_groups(first["dev"], first["ino"], chunk.outcome, first["op"], second["op"])
-    order = np.lexsort((second["seq_begin"], first["seq_begin"], ids))
-    _, start, pairs = np.unique(ids[order], return_index=True, return_counts=True)
-    for row, count in zip(order[start], pairs.tolist(), strict=True):
-        one, other = first[row], second[row]
-        outcome = Outcome(int(chunk.outcome[row]))
-        hazard = Hazard(
+def hazards_of(rule: Rule, found: Findings, rows: Callable[[list[int]], Operations]) -> list[Hazard]:
+    """What a rule found, told by examples; `rows` fetches operations by their `Example` numbers, in that order."""
+    kinds = list(found.kinds.items())
+    examples = rows([row for _, finding in kinds for row in (finding.first.first, finding.first.second)])
+    return [
+        Hazard(
             rule=rule.id,
             severity=rule.severity,
-            ino=int(one["ino"]),
+            ino=ino,
             first=as_dict(one),
             second=as_dict(other),
-            outcome=outcome,
+            outcome=Outcome(outcome),
             gap_ns=_gap_ns(one, other),
-            pairs=count,
+            pairs=finding.pairs,
         )
-        yield (int(one["dev"]), int(one["ino"]), int(outcome), int(one["op"]), int(other["op"])), hazard
-
-
-def _position(hazard: Hazard) -> tuple[int, int]:
-    return hazard.first["seq_begin"], hazard.second["seq_begin"]
+        for ((_, ino, outcome, *_), finding), one, other in zip(kinds, examples[::2], examples[1::2], strict=True)
+    ]
 
 
 def _gap_ns(one: np.void, other: np.void) -> int | None:
