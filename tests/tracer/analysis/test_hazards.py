@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tracer.analysis.examples import ExampleTrace
 from tracer.analysis.hazards import Analysis, Counts, Verdict, analyse, merge
 from tracer.analysis.rules import Outcome, Rule, RulePairs, Severity
 from tracer.operations import NONE_RESULT, NONE_SIZE, OPERATION, WRITES, Op, Operations
@@ -239,6 +240,9 @@ class Scattered(Rule):
     """Names the given pairs, in chunks of three."""
 
     id, severity, title, explanation = "scattered", Severity.SUSPICIOUS, "", ""
+    argument = lost = serialised = watched = ""
+    commits = ()
+    example = almost = ExampleTrace((), "")
     needs: frozenset[Op] = frozenset()
     reads: frozenset[str] = frozenset()
 

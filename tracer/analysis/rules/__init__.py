@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from tracer.analysis.columns import Columns
 from tracer.analysis.emulation import resolved
+from tracer.analysis.examples import ExampleTrace
 from tracer.analysis.overlaps import I64, dense_groups, overlapping, sequence_ends
 from tracer.errors import UsageError
 from tracer.operations import Op, Operations
@@ -74,7 +75,7 @@ class Commit:
     project: str
     id: str
     release: str
-    """First release with it, or the one in which it was seen."""
+    """Where it was fixed or seen, in words: "fixed in v5.5"."""
     title: str
     """One line."""
 
@@ -93,9 +94,24 @@ class Rule(Protocol):
     """One line."""
     explanation: str
     """One paragraph for whoever meets the hazard the first time: what happens, since when, what protects."""
+    argument: str
+    """One paragraph: why a pair of this rule is dangerous to an application, and what normal use is no pair of it."""
+    lost: str
+    """What a trace has to show before a pair is called lost; empty: that is never claimed."""
+    serialised: str
+    """The same for kernel-serialised."""
+    watched: str
+    """Why bpf/watch.c can decide it in the kernel; empty: it does not."""
     needs: frozenset[Op]
     """Kinds of operations without which the rule can see nothing: a trace that misses them proves nothing."""
-    commits: tuple[Commit, ...] = ()
+    commits: tuple[Commit, ...]
+    """What shows that it is real."""
+    example: ExampleTrace
+    """The least that the rule finds."""
+    almost: ExampleTrace
+    """Nearly the same, in which it finds nothing."""
+    rests_on_absence: bool = False
+    """What it calls lost rests on an operation that is not in the trace: in an incomplete one that shows nothing."""
     reads: frozenset[str]
     """Columns that its methods read: of `tracer.operations.OPERATION`, and of `emulation.DERIVED`. `seq_begin`,
     `seq_end`, `op`, `dev`, `ino` and `row` are always there, others only if they are named here."""
@@ -208,6 +224,11 @@ def _judged(
     pair = outcome != 0
     if pair.any():
         yield RulePairs(first["row"][pair], second["row"][pair], outcome[pair])
+
+
+def prose(text: str) -> str:
+    """A paragraph that was written over several lines, as one."""
+    return " ".join(text.split())
 
 
 @cache
