@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tracer import trace
+from tracer.analysis.rules import all_rules
 from tracer.commands.analyze import analyze
 from tracer.errors import EofraceError, Status
 from tracer.operations import OPERATION, Op
@@ -111,7 +112,11 @@ def test_json_on_standard_output(lost: str, quiet: str, capfd: pytest.CaptureFix
                 "dropped": {"const": 0},
                 "unfinished": {"const": 0},
                 "hazards": {"type": "array", "minItems": 1, "maxItems": 1},
-                "counts": {"const": {"post-eof-fallocate": {"exposed": 1, "kernel_serialised": 0, "lost": 1}}},
+                "counts": {
+                    "properties": {"post-eof-fallocate": {"const": {"exposed": 1, "kernel_serialised": 0, "lost": 1}}},
+                    "additionalProperties": {"const": {"exposed": 0, "kernel_serialised": 0, "lost": 0}},
+                    "required": [rule.id for rule in all_rules()],
+                },
                 "verdict": {"const": "corrupt"},
             },
         },

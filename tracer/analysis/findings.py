@@ -5,7 +5,7 @@ example. Findings of several parts of a trace are merged into the same result in
 """
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -63,6 +63,10 @@ class Counts:
             self.kernel_serialised + other.kernel_serialised,
             self.lost + other.lost,
         )
+
+    def without_losses(self) -> "Counts":
+        """The same pairs, of which none was proved to be lost."""
+        return replace(self, lost=0)
 
     def to_json(self) -> dict[str, int]:
         """As design.md defines it."""

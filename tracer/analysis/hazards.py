@@ -6,7 +6,7 @@ worst and last pair (`tracer.analysis.findings`). Counts are totals over all pai
 
 import enum
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -94,6 +94,14 @@ class Hazard:
     worst: Pair
     latest: Pair
 
+    def without_losses(self) -> "Hazard":
+        """The same pairs, of which none was proved to be lost."""
+        pairs = [
+            replace(pair, outcome=min(pair.outcome, Outcome.EXPOSED))
+            for pair in (self.earliest, self.worst, self.latest)
+        ]
+        return Hazard(self.rule, self.severity, self.kind, self.counts.without_losses(), *pairs)
+
     @property
     def ino(self) -> int:
         """The file's inode number."""
@@ -178,6 +186,8 @@ def analyse(ops: Operations, meta: TraceMeta, rules: Sequence[Rule] | None = Non
     counts: dict[str, Counts] = {}
     for rule in rules:
         found, counts[rule.id] = fold(ops, rule, rule.chunks(ops))
+        if rule.rests_on_absence and not is_complete(meta, rule):
+            found, counts[rule.id] = [hazard.without_losses() for hazard in found], counts[rule.id].without_losses()
         hazards += found
     hazards.sort(key=worst_first)
     # The recorder may count operations that it could not store; those in the trace are there to be counted.
@@ -194,6 +204,11 @@ def analyse(ops: Operations, meta: TraceMeta, rules: Sequence[Rule] | None = Non
         verdict=verdict_of(counts.values(), doubts),
         doubts=doubts,
     )
+
+
+def is_complete(meta: TraceMeta, rule: Rule) -> bool:
+    """Whether what a rule needs and does not find in a trace did not happen."""
+    return not (meta.dropped or essential_gaps(meta.gaps, [rule]) or meta.part is not None)
 
 
 def worst_first(hazard: Hazard) -> tuple[Any, ...]:

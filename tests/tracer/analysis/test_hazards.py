@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tracer.analysis.examples import ExampleTrace
 from tracer.analysis.hazards import Analysis, Counts, Verdict, analyse, merge
-from tracer.analysis.rules import Outcome, Rule, RulePairs, Severity
+from tracer.analysis.rules import Outcome, Rule, RulePairs, Severity, all_rules, named
 from tracer.operations import NONE_RESULT, NONE_SIZE, OPERATION, WRITES, Op, Operations
 from tracer.trace import TraceMeta
 
@@ -112,9 +112,65 @@ def race(base: int = 0, size_end: int = 64 * K, **more: Any) -> list[tuple[Op, i
 
 
 def checked(ops: Operations, **meta: Any) -> Analysis:
-    analysis = analyse(ops, TraceMeta(**meta))
+    """Judged by one rule, so that a test can say what it finds; test_every_rule_judges is for the others."""
+    analysis = analyse(ops, TraceMeta(**meta), [named(RULE)])
     jsonschema.validate(analysis.to_json(), SCHEMA)
     return analysis
+
+
+def test_every_rule_judges() -> None:
+    for rule in all_rules():
+        analysis = analyse(rule.example.operations(), TraceMeta())
+        jsonschema.validate(analysis.to_json(), SCHEMA)
+        assert [(hazard.rule, hazard.severity) for hazard in analysis.hazards] == [(rule.id, rule.severity)]
+        assert set(analysis.counts) == {other.id for other in all_rules()}
+        assert analysis.counts[rule.id].exposed == 1
+        assert analysis.verdict.status == 1
+        assert analyse(rule.almost.operations(), TraceMeta()).verdict == "confirmed"
+
+
+@pytest.mark.parametrize(
+    ("meta", "proved"),
+    [
+        ({}, True),
+        ({"gaps": {"xfs_setattr": "no symbol"}}, True),
+        ({"dropped": 1}, False),
+        ({"gaps": {"truncate": "no symbol"}}, False),
+        ({"gaps": {"the end of the recording": "missing"}}, False),
+        ({"part": 1}, False),
+    ],
+)
+def test_what_is_not_in_an_incomplete_trace_proves_nothing(meta: dict[str, Any], proved: bool) -> None:
+    rule = named("size-going-backwards")
+    analysis = analyse(rule.example.operations(), TraceMeta(**meta), [rule])
+    (hazard,) = analysis.hazards
+    assert analysis.counts == {rule.id: Counts(exposed=1, lost=int(proved))}
+    assert hazard.counts == analysis.counts[rule.id]
+    assert hazard.outcome == (Outcome.LOST if proved else Outcome.EXPOSED)
+    assert {pair.outcome for pair in (hazard.earliest, hazard.worst, hazard.latest)} == {hazard.outcome}
+    assert analysis.verdict == ("corrupt" if proved else "unsafe")
+    # What was seen outweighs what was not: another rule's loss rests on what is there.
+    other = named("truncate-below-write")
+    assert analyse(other.example.operations(), TraceMeta(**meta), [other]).verdict == "corrupt"
+
+
+def test_the_worst_comes_first() -> None:
+    def shifted(rule: Rule, at: int) -> Operations:
+        ops = rule.example.operations()
+        for name in ("seq_begin", "seq_end"):
+            ops[name] += at
+        ops["ino"] = at
+        return ops
+
+    names = ("overlapping-writes", "buffered-and-direct", "eof-block-zeroing", "truncate-below-write")
+    ops = np.concatenate([shifted(named(name), 10 * (i + 1)) for i, name in enumerate(names)])
+    analysis = analyse(ops, TraceMeta())
+    assert [(h.rule, h.outcome.label) for h in analysis.hazards] == [
+        ("truncate-below-write", "lost"),
+        ("eof-block-zeroing", "exposed"),
+        ("buffered-and-direct", "exposed"),
+        ("overlapping-writes", "exposed"),
+    ]
 
 
 def test_a_loss() -> None:

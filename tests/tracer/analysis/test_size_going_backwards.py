@@ -81,7 +81,7 @@ def test_against_the_oracle(ops: Operations) -> None:
 def test_wherever_it_is_cut(ops: Operations, cuts: list[int]) -> None:
     seen = resolved(ops)
     seen = seen.take(RULE.wants(seen))
-    whole = moments(seen)
+    whole = moments(seen, np.ones(len(seen), np.bool_), seen["seq_end"] != 0)
     scan = RULE.scan()
     pairs: list[tuple[int, int]] = []
     edges = sorted({0, len(whole.ended), *(min(cut, len(whole.ended)) for cut in cuts)})
