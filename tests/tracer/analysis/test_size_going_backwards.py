@@ -39,7 +39,7 @@ def oracle(ops: Operations) -> list[tuple[int, int]]:
         """Whether something between two numbers makes all that was known before worthless."""
         mine = [row for row in rows if (row["dev"], row["ino"]) == file]
         new = [row["seq_begin"] for row in mine if row["size_begin"] == 0 and not row["shortens"]]
-        return any(low <= at <= high for at in new) or any(row["shortens"] and meets(row, low, high) for row in mine)
+        return any(low < at <= high for at in new) or any(row["shortens"] and meets(row, low, high) for row in mine)
 
     pairs: list[tuple[int, int]] = []
     told: dict[tuple[int, int], int] = {}
@@ -130,6 +130,10 @@ def test_it_is_told_once() -> None:
     again = operation(Op.AIO_WRITE, 50, 51, 64 * K, 64 * K)
     last = operation(Op.AIO_WRITE, 60, 61, 0, K, size_begin=100 * K)
     assert found(as_operations((WROTE, *looks, again, last))) == [(1, 0), (7, 6)]
+
+
+def test_the_first_write_of_a_new_file_counts() -> None:
+    assert found(as_operations(({**WROTE, "size_begin": 0}, SHORT))) == [(1, 0)]
 
 
 def test_many_files_of_which_few_shrink() -> None:

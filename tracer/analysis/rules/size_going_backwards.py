@@ -102,7 +102,7 @@ class _File:
     extending: int = 0
     """Fallocates in flight that set its size."""
     disturbed: int = _NEVER
-    """When either was last in flight, or the file was new: writes that began before tell nothing."""
+    """When either was last in flight, or the file was seen to be new: writes that began before tell nothing."""
     reaches: int = 0
     """Bytes that it has for certain, by `proof`; 0: nothing is certain."""
     proof: Columns | None = None
@@ -159,7 +159,7 @@ class _Batch:
         truncating = self._in_flight(self._truncating, [file.truncating for file in self._files])
         extending = self._in_flight(self._extending, [file.extending for file in self._files])
         disturbed = self._disturbed()
-        proves = (self._written > 0) & (truncating + extending == 0) & (self._ops["seq_begin"] > disturbed)
+        proves = (self._written > 0) & (truncating + extending == 0) & (self._ops["seq_begin"] >= disturbed)
         proof = self._furthest(proves)
         reaches = np.where(proof >= 0, self._written[proof], 0)
         known = np.array([file.reaches for file in self._files], np.int64)[self._file]
@@ -199,7 +199,7 @@ class _Batch:
         """Take note of the size that a moment proves, or finds wanting."""
         written, size = int(self._written[at]), int(self._size[at])
         if written > file.reaches:
-            undisturbed = int(self._ops["seq_begin"][at]) > file.disturbed
+            undisturbed = int(self._ops["seq_begin"][at]) >= file.disturbed
             if undisturbed and not file.truncating and not file.extending:
                 file.reaches, file.proof = written, self._one(at)
         elif 0 < size < file.reaches and not file.truncating:
