@@ -172,18 +172,20 @@ class Stored:
         """How many it holds."""
         return sum(group.rows for group in self.groups)
 
-    def read(self, group: Group, names: Iterable[str]) -> dict[str, Array]:
-        """Columns of a row group, as they are in OPERATION, in the file's order; those that can be wrong are checked.
+    def read(self, group: Group, names: Iterable[str], *, check: bool = True) -> dict[str, Array]:
+        """Columns of a row group, as they are in OPERATION, in the file's order. Raises TraceError.
 
-        Raises TraceError.
+        Unless the caller will read the group once more, all columns that can be wrong are read and checked.
         """
         path = self.files[group.file]
         parquet = self._file(path).parquet
+        wanted = tuple(names)
         with _naming(path):
-            columns = read_group(parquet, group.index, tuple(names))
-            check_operations(columns)
+            columns = read_group(parquet, group.index, tuple(dict.fromkeys((*wanted, *(CHECKED if check else ())))))
+            if check:
+                check_operations(columns)
             _check_claims(group, columns)
-        return columns
+        return {name: columns[name] for name in wanted}
 
     def _file(self, path: Path) -> "OpenFile":
         found = self._opened.pop(path, None) or _open(path)
@@ -226,9 +228,9 @@ def stored(path: str | Path) -> Stored:
             continue
         one.parquet.close(force=True)
         metas.append(one.meta)
-        groups += (
-            dataclasses.replace(group, number=len(groups) + at, file=number) for at, group in enumerate(one.groups)
-        )
+        groups += [
+            dataclasses.replace(group, number=at, file=number) for at, group in enumerate(one.groups, len(groups))
+        ]
     if bad:
         more = f" ({len(bad)} of {len(files)} parts cannot be used)" if len(files) > 1 else ""
         raise type(bad[0])(f"{bad[0]}{more}")

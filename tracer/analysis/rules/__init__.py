@@ -8,17 +8,17 @@ there is no list to add it to.
 import enum
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from tracer.analysis.columns import Columns
 from tracer.analysis.emulation import resolved
-from tracer.analysis.overlaps import I64, dense_groups, overlapping, sequence_ends
+from tracer.analysis.overlaps import I64, meetings
 from tracer.errors import UsageError
 from tracer.operations import Op, Operations
 
@@ -109,6 +109,7 @@ class Rule(Protocol):
         return RulePairs.join(self.chunks(ops))
 
 
+@runtime_checkable
 class PairRule(Rule, Protocol):
     """A hazard between two operations that were in the kernel together.
 
@@ -135,20 +136,13 @@ class PairRule(Rule, Protocol):
     def chunks(self, ops: Operations) -> Iterator[RulePairs]:
         """See `Rule.chunks`."""
         seen = resolved(ops)
-        first, second = seen.take(self.firsts(seen)), seen.take(self.seconds(seen))
-        groups = dense_groups(*(np.concatenate([first[name], second[name]]) for name in ("dev", "ino")))
-        for i, j in overlapping(
-            first["seq_begin"],
-            sequence_ends(first),
-            second["seq_begin"],
-            sequence_ends(second),
-            group_a=groups[: len(first)],
-            group_b=groups[len(first) :],
-        ):
-            wanted = first["row"][i] != second["row"][j]
-            if self.symmetric:
-                wanted &= first["seq_begin"][i] < second["seq_begin"][j]
-            yield from _judged(first.take(i[wanted]), second.take(j[wanted]), self.judge)
+        seen = seen.take(np.argsort(seen["seq_begin"], kind="stable"))
+        for i, j in meetings(seen, self.firsts(seen), self.seconds(seen), symmetric=self.symmetric):
+            first, second = seen.take(i), seen.take(j)
+            outcome = self.judge(first, second)
+            found = outcome != 0
+            if found.any():
+                yield RulePairs(first["row"][found], second["row"][found], outcome[found])
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +168,7 @@ class Scan(Protocol):
         ...
 
 
+@runtime_checkable
 class ScanRule(Rule, Protocol):
     """A hazard that needs what happened to a file before: what a later operation does to data long acknowledged."""
 
@@ -188,26 +183,17 @@ class ScanRule(Rule, Protocol):
     def chunks(self, ops: Operations) -> Iterator[RulePairs]:
         """See `Rule.chunks`."""
         seen = resolved(ops)
-        seen = seen.take(self.wants(seen))
-        for first, second, outcome in self.scan().feed(moments(seen)):
+        wanted = self.wants(seen)
+        for first, second, outcome in self.scan().feed(moments(seen, wanted, wanted & (seen["seq_end"] != 0))):
             yield RulePairs(first["row"], second["row"], outcome)
 
 
-def moments(ops: Columns) -> Moments:
-    """All moments of operations (n,)."""
-    done = np.flatnonzero(ops["seq_end"] != 0)
-    rows = np.concatenate([np.arange(len(ops)), done])
-    order = np.argsort(np.concatenate([ops["seq_begin"], ops["seq_end"][done]]), kind="stable")
-    return Moments(ops.take(rows[order]), order >= len(ops))
-
-
-def _judged(
-    first: Columns, second: Columns, judge: Callable[[Columns, Columns], npt.NDArray[np.uint8]]
-) -> Iterator[RulePairs]:
-    outcome = judge(first, second)
-    pair = outcome != 0
-    if pair.any():
-        yield RulePairs(first["row"][pair], second["row"][pair], outcome[pair])
+def moments(ops: Columns, begun: npt.NDArray[np.bool_], ended: npt.NDArray[np.bool_]) -> Moments:
+    """The begins of operations (n,) for which `begun` is true, and the ends of those for which `ended` is."""
+    begins, ends = np.flatnonzero(begun), np.flatnonzero(ended)
+    rows = np.concatenate([begins, ends])
+    order = np.argsort(np.concatenate([ops["seq_begin"][begins], ops["seq_end"][ends]]), kind="stable")
+    return Moments(ops.take(rows[order]), order >= len(begins))
 
 
 @cache
