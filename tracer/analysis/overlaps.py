@@ -147,43 +147,49 @@ def meetings(
     """
     require_sound()
     begins = ops["seq_begin"][fresh:]
-    # Where an interval lies among the begins that are fresh: those from `after` to `until` are inside of it.
+    # Where an interval lies among the begins that are fresh: those from `after` to before `until` are inside of it.
     after = np.maximum(np.arange(len(ops)) - fresh, -1) + 1
     until = np.searchsorted(begins, sequence_ends(ops), side="right")
+    # One number line for all files, a stretch of it for each. Whoever walks along it finds the next number near by.
     file = files(ops)
-    for i, j in _begun_inside(file, after, until, first, second, fresh, chunk):
-        yield i, j
+    order = np.argsort(file, kind="stable")
+    start = file[order].astype(np.int64) * (len(begins) + 1)
+    after, until = start + after[order], start + until[order]
+    place = start + order - fresh
+    first, second = first[order], second[order]
+    new = order >= fresh
+    for i, j in _begun_inside(after, until, place, first, second & new, chunk):
+        yield order[i], order[j]
     if not symmetric:
-        for j, i in _begun_inside(file, after, until, second, first, fresh, chunk):
-            yield i, j
+        for j, i in _begun_inside(after, until, place, second, first & new, chunk):
+            yield order[i], order[j]
 
 
 def _begun_inside(
-    file: I64, after: I64, until: I64, outer: Bools, inner: Bools, fresh: int, chunk: int
+    after: I64, until: I64, place: I64, outer: Bools, inner: Bools, chunk: int
 ) -> Iterator[tuple[I64, I64]]:
-    """Yield every pair of an outer operation and a fresh inner one of the same file that begins while it is open."""
-    places = np.flatnonzero(inner[fresh:])
-    of_file = file[fresh:][places]
-    known = np.zeros(int(file.max(initial=0)) + 1, np.bool_)
-    known[of_file] = True
-    rows = np.flatnonzero(outer & known[file])
-    # One number line for all files, a stretch of it for each.
-    width = len(file) - fresh + 1
-    order = np.argsort(of_file, kind="stable")
-    places = places[order]
-    line = of_file[order] * width + places
-    low = np.searchsorted(line, file[rows] * width + after[rows], side="left")
-    high = np.searchsorted(line, file[rows] * width + until[rows], side="left")
+    """Yield every pair of an outer and an inner one of which the inner one's place is in [after, until) of the outer.
+
+    Places rise.
+    """
+    outers, inners = np.flatnonzero(outer), np.flatnonzero(inner)
+    places = place[inners]
+    low = np.searchsorted(places, after[outers], side="left")
+    high = np.searchsorted(places, until[outers], side="left")
     for at, position in _expand(low, high, chunk):
-        yield rows[at], places[position] + fresh
+        yield outers[at], inners[position]
 
 
-def files(ops: Columns) -> I64:
+def files(ops: Columns) -> npt.NDArray[np.integer[Any]]:
     """Number the files of operations (n,) from 0, in any order."""
     inodes, devices = _numbered(ops["ino"]), _numbered(ops["dev"])
-    return _numbered(devices * (int(inodes.max(initial=0)) + 1) + inodes) if devices.any() else inodes
+    if not devices.any():
+        return inodes
+    return _numbered(devices.astype(np.int64) * (int(inodes.max(initial=0)) + 1) + inodes)
 
 
-def _numbered(values: npt.NDArray[Any]) -> I64:
+def _numbered(values: npt.NDArray[Any]) -> npt.NDArray[np.integer[Any]]:
     """Number values (n,) from 0, equal ones alike. Hashing takes a tenth of the time of sorting (np.unique)."""
-    return np.asarray(pa.array(values).dictionary_encode().indices, np.int64)
+    found = pa.array(values).dictionary_encode()
+    # Of 16 bits, if that is enough: numpy sorts those by radix.
+    return np.asarray(found.indices, np.uint16 if len(found.dictionary) <= 1 << 16 else np.int64)
