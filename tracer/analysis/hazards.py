@@ -1,7 +1,7 @@
 """Makes hazards of the findings of the rules, and a verdict of the hazards.
 
-A trace can hold millions of pairs of the same kind: they are one hazard, shown by its first pair and counted
-(`tracer.analysis.findings`). Counts are totals over all pairs.
+A trace can hold millions of pairs of the same two code paths: they are one hazard, counted, and shown by its first,
+worst and last pair (`tracer.analysis.findings`). Counts are totals over all pairs.
 """
 
 import enum
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from tracer.analysis.columns import Columns
+from tracer.analysis.findings import FOLDED, NO_GAP, Findings, Kind
 from tracer.analysis.findings import Counts as Counts
-from tracer.analysis.findings import Findings
 from tracer.analysis.rules import Outcome, Rule, RulePairs, Severity, all_rules
 from tracer.errors import Status
 from tracer.operations import Op, Operations
@@ -63,30 +63,83 @@ class Verdict(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Hazard:
-    """One kind of dangerous pair on one inode. The operations are `tracer.trace.as_dict` of its first pair."""
+class Pair:
+    """One dangerous pair. The operations are as `tracer.trace.as_dict` has them."""
 
-    rule: str
-    severity: Severity
-    ino: int
     first: dict[str, Any]
     second: dict[str, Any]
     outcome: Outcome
     gap_ns: int | None
-    """Later begin minus earlier end of that pair: negative, they overlapped by that much. None: one never ended."""
-    pairs: int
+    """Later begin minus earlier end: negative, they overlapped by that much. None: one never ended."""
 
     def to_json(self) -> dict[str, Any]:
-        """As design.md defines it."""
+        """As design.md defines it for a hazard."""
         return {
-            "rule": self.rule,
-            "severity": self.severity.value,
-            "ino": self.ino,
             "first": self.first,
             "second": self.second,
             "outcome": self.outcome.label,
             "gap_ns": self.gap_ns,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Hazard:
+    """The dangerous pairs of one rule, one file and the same two code paths."""
+
+    rule: str
+    severity: Severity
+    kind: Kind
+    counts: Counts
+    earliest: Pair
+    worst: Pair
+    latest: Pair
+
+    @property
+    def ino(self) -> int:
+        """The file's inode number."""
+        return self.kind.ino
+
+    @property
+    def first(self) -> dict[str, Any]:
+        """What does the harm, of the worst pair."""
+        return self.worst.first
+
+    @property
+    def second(self) -> dict[str, Any]:
+        """What is harmed, of the worst pair."""
+        return self.worst.second
+
+    @property
+    def gap_ns(self) -> int | None:
+        """`Pair.gap_ns` of the worst pair."""
+        return self.worst.gap_ns
+
+    @property
+    def outcome(self) -> Outcome:
+        """The worst of all pairs."""
+        return self.worst.outcome
+
+    @property
+    def pairs(self) -> int:
+        """How many there are."""
+        return self.counts.exposed
+
+    def to_json(self) -> dict[str, Any]:
+        """As design.md defines it, of the worst pair; beside that the counts by outcome, and three examples."""
+        return {
+            "rule": self.rule,
+            "severity": self.severity.value,
+            "dev": self.kind.dev,
+            "ino": self.kind.ino,
+            **self.worst.to_json(),
             "pairs": self.pairs,
+            "counts": self.counts.to_json(),
+            "paths": {"first": self.kind.first.to_json(), "second": self.kind.second.to_json()},
+            "examples": {
+                "first": self.earliest.to_json(),
+                "worst": self.worst.to_json(),
+                "last": self.latest.to_json(),
+            },
         }
 
 
@@ -98,7 +151,7 @@ class Analysis:
     dropped: int
     unfinished: int
     hazards: tuple[Hazard, ...]
-    """Worst outcome first, then in order of the trace."""
+    """As `worst_first` sorts them."""
     counts: dict[str, Counts]
     """By rule; a rule that found nothing has zeroes."""
     verdict: Verdict
@@ -126,7 +179,7 @@ def analyse(ops: Operations, meta: TraceMeta, rules: Sequence[Rule] | None = Non
     for rule in rules:
         found, counts[rule.id] = fold(ops, rule, rule.chunks(ops))
         hazards += found
-    hazards.sort(key=lambda hazard: (-hazard.outcome, hazard.first["seq_begin"], hazard.second["seq_begin"]))
+    hazards.sort(key=worst_first)
     # The recorder may count operations that it could not store; those in the trace are there to be counted.
     unfinished = max(meta.unfinished, int(np.count_nonzero(ops["seq_end"] == 0)))
     doubts = _doubts(len(ops), meta.dropped, unfinished, essential_gaps(meta.gaps, rules))
@@ -141,6 +194,12 @@ def analyse(ops: Operations, meta: TraceMeta, rules: Sequence[Rule] | None = Non
         verdict=verdict_of(counts.values(), doubts),
         doubts=doubts,
     )
+
+
+def worst_first(hazard: Hazard) -> tuple[Any, ...]:
+    """Sorts hazards: by outcome, then by how bad it is when they strike, then in order of the trace."""
+    begins = hazard.earliest.first["seq_begin"], hazard.earliest.second["seq_begin"]
+    return -hazard.outcome, list(Severity).index(hazard.severity), *begins, hazard.rule
 
 
 def merge(analyses: Sequence[Analysis]) -> Analysis:
@@ -165,7 +224,7 @@ def merge(analyses: Sequence[Analysis]) -> Analysis:
 def fold(ops: Operations, rule: Rule, chunks: Iterable[RulePairs]) -> tuple[list[Hazard], Counts]:
     """Pairs that a rule found in ops (n,) as hazards and totals; holds one chunk of pairs at a time."""
     found = Findings()
-    names = ("seq_begin", "dev", "ino", "op")
+    names = ("seq_begin", "seq_end", "dev", "ino", "op", *FOLDED)
     columns = Columns({name: ops[name] for name in names} | {"row": np.arange(len(ops))})
     for chunk in chunks:
         found.add(columns.take(chunk.first), columns.take(chunk.second), chunk.outcome)
@@ -174,27 +233,22 @@ def fold(ops: Operations, rule: Rule, chunks: Iterable[RulePairs]) -> tuple[list
 
 def hazards_of(rule: Rule, found: Findings, rows: Callable[[list[int]], Operations]) -> list[Hazard]:
     """What a rule found, told by examples; `rows` fetches operations by their `Example` numbers, in that order."""
-    kinds = list(found.kinds.items())
-    examples = rows([row for _, finding in kinds for row in (finding.first.first, finding.first.second)])
-    return [
-        Hazard(
-            rule=rule.id,
-            severity=rule.severity,
-            ino=ino,
+    findings = list(found.kinds.items())
+    examples = [example for _, finding in findings for example in (finding.first, finding.worst, finding.last)]
+    operations = rows([row for example in examples for row in (example.first, example.second)])
+    pairs = [
+        Pair(
             first=as_dict(one),
             second=as_dict(other),
-            outcome=Outcome(outcome),
-            gap_ns=_gap_ns(one, other),
-            pairs=finding.pairs,
+            outcome=Outcome(example.outcome),
+            gap_ns=None if example.gap_ns == NO_GAP else example.gap_ns,
         )
-        for ((_, ino, outcome, *_), finding), one, other in zip(kinds, examples[::2], examples[1::2], strict=True)
+        for example, one, other in zip(examples, operations[::2], operations[1::2], strict=True)
     ]
-
-
-def _gap_ns(one: np.void, other: np.void) -> int | None:
-    if one["seq_end"] == 0 or other["seq_end"] == 0:
-        return None
-    return int(max(one["t_begin"], other["t_begin"])) - int(min(one["t_end"], other["t_end"]))
+    return [
+        Hazard(rule.id, rule.severity, kind, finding.counts, *pairs[3 * number : 3 * number + 3])
+        for number, (kind, finding) in enumerate(findings)
+    ]
 
 
 def essential_gaps(gaps: Iterable[str], rules: Sequence[Rule]) -> list[str]:

@@ -27,6 +27,25 @@ OPERATION_SCHEMA: dict[str, Any] = {
     },
 }
 COUNT = {"type": "integer", "minimum": 0}
+COUNTS: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["exposed", "kernel_serialised", "lost"],
+    "properties": {"exposed": COUNT, "kernel_serialised": COUNT, "lost": COUNT},
+}
+PAIR: dict[str, Any] = {
+    "first": OPERATION_SCHEMA,
+    "second": OPERATION_SCHEMA,
+    "outcome": {"enum": ["exposed", "kernel-serialised", "lost"]},
+    "gap_ns": {"type": ["integer", "null"]},
+}
+EXAMPLE = {"type": "object", "additionalProperties": False, "required": list(PAIR), "properties": PAIR}
+PATH = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["op", "mode", "comm"],
+    "properties": {"op": {"type": "string"}, "mode": COUNT, "comm": {"type": "string"}},
+}
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "additionalProperties": False,
@@ -42,28 +61,31 @@ SCHEMA: dict[str, Any] = {
             "items": {
                 "type": "object",
                 "additionalProperties": False,
-                "required": ["rule", "severity", "ino", "first", "second", "outcome", "gap_ns", "pairs"],
-                "properties": {
+                "required": ["rule", "severity", "dev", "ino", *PAIR, "pairs", "counts", "paths", "examples"],
+                "properties": PAIR
+                | {
                     "rule": {"type": "string"},
                     "severity": {"enum": [severity.value for severity in Severity]},
+                    "dev": COUNT,
                     "ino": COUNT,
-                    "first": OPERATION_SCHEMA,
-                    "second": OPERATION_SCHEMA,
-                    "outcome": {"enum": ["exposed", "kernel-serialised", "lost"]},
-                    "gap_ns": {"type": ["integer", "null"]},
                     "pairs": {"type": "integer", "minimum": 1},
+                    "counts": COUNTS,
+                    "paths": {
+                        "type": "object",
+                        "additionalProperties": False,
+                        "required": ["first", "second"],
+                        "properties": {"first": PATH, "second": PATH},
+                    },
+                    "examples": {
+                        "type": "object",
+                        "additionalProperties": False,
+                        "required": ["first", "worst", "last"],
+                        "properties": {"first": EXAMPLE, "worst": EXAMPLE, "last": EXAMPLE},
+                    },
                 },
             },
         },
-        "counts": {
-            "type": "object",
-            "additionalProperties": {
-                "type": "object",
-                "additionalProperties": False,
-                "required": ["exposed", "kernel_serialised", "lost"],
-                "properties": {"exposed": COUNT, "kernel_serialised": COUNT, "lost": COUNT},
-            },
-        },
+        "counts": {"type": "object", "additionalProperties": COUNTS},
     },
 }
 RULE = "post-eof-fallocate"
@@ -112,13 +134,48 @@ def test_folding() -> None:
     analysis = checked(trace(*rows))
     summary = [(h.outcome, h.ino, h.first["seq_begin"], h.second["op"], h.pairs) for h in analysis.hazards]
     assert summary == [
-        (Outcome.LOST, 7, 2, "aio_write", 5),
+        (Outcome.LOST, 7, 2, "aio_write", 6),
         (Outcome.LOST, 8, 202, "aio_write", 1),
         (Outcome.LOST, 7, 302, "aio_write", 1),
         (Outcome.LOST, 7, 402, "direct_write", 1),
-        (Outcome.EXPOSED, 7, 102, "aio_write", 1),
     ]
+    assert [(h.counts.exposed, h.counts.lost) for h in analysis.hazards] == [(6, 5), (1, 1), (1, 1), (1, 1)]
     assert analysis.counts == {RULE: Counts(exposed=9, lost=8)}
+
+
+def test_the_first_the_worst_and_the_last_example() -> None:
+    rows = race(0, size_end=128 * K) + race(100) + race(200) + race(300, size_end=128 * K)
+    longest = (*rows[5][:2], 209, *rows[5][3:])  # the fallocate of the third pair
+    rows[4] = (*rows[4][:2], 208, *rows[4][3:])
+    (hazard,) = checked(trace(*rows[:5], longest, *rows[6:])).hazards
+    examples = [hazard.earliest, hazard.worst, hazard.latest]
+    assert [pair.first["seq_begin"] for pair in examples] == [2, 202, 302]
+    assert [pair.second["seq_begin"] for pair in examples] == [1, 201, 301]
+    assert [pair.outcome for pair in examples] == [Outcome.EXPOSED, Outcome.LOST, Outcome.EXPOSED]
+    assert [pair.gap_ns for pair in examples] == [20 - 30, 2020 - 2080, 3020 - 3030]
+    shown = hazard.to_json()
+    assert (shown["first"], shown["second"], shown["gap_ns"]) == (hazard.worst.first, hazard.worst.second, -60)
+    assert shown["examples"]["last"]["first"]["seq_begin"] == 302
+
+
+def test_one_that_never_ended_was_together_for_longest() -> None:
+    rows = race(0, size_end=NONE_SIZE) + race(100, size_end=NONE_SIZE)
+    (hazard,) = checked(trace(*rows[:3], (*rows[3][:2], 0, *rows[3][3:]))).hazards
+    assert (hazard.worst.first["seq_begin"], hazard.gap_ns) == (102, None)
+
+
+def test_code_paths() -> None:
+    rows = [row for i in range(4) for row in race(10 * i, comm=f"pool-{i}7-thread-{i}".encode())]
+    rows += race(100, flags=0x10) + race(200, comm=b"other")
+    analysis = checked(trace(*rows))
+    paths = [(h.pairs, h.to_json()["paths"]["first"]) for h in analysis.hazards]
+    assert paths == [
+        (4, {"op": "fallocate", "mode": 0, "comm": "pool-0-thread-0"}),
+        (1, {"op": "fallocate", "mode": 0x10, "comm": ""}),
+        (1, {"op": "fallocate", "mode": 0, "comm": "other"}),
+    ]
+    # Flags of a write are no code path: they change with the state of the page cache.
+    assert [h.to_json()["paths"]["second"]["mode"] for h in analysis.hazards] == [0, 0, 0]
 
 
 def test_kernel_serialised_is_exposed_all_the_same() -> None:
@@ -202,13 +259,21 @@ def test_nothing_is_lost_in_folding(pairs: list[tuple[int, int, int]]) -> None:
 
     def key(pair: tuple[int, int, int]) -> tuple[Any, ...]:
         one, other = ops[pair[0]], ops[pair[1]]
-        return Outcome(pair[2]), int(one["ino"]), int(one["dev"]), Op(one["op"]).label, Op(other["op"]).label
+        return int(one["ino"]), int(one["dev"]), Op(one["op"]).label, Op(other["op"]).label
 
-    found = {(h.outcome, h.ino, h.first["dev"], h.first["op"], h.second["op"]): h for h in analysis.hazards}
+    found = {(h.ino, h.kind.dev, h.first["op"], h.second["op"]): h for h in analysis.hazards}
     assert len(found) == len(analysis.hazards)
     assert {k: h.pairs for k, h in found.items()} == Counter(map(key, pairs))
     for wanted, hazard in found.items():
-        first = min(pair[:2] for pair in pairs if key(pair) == wanted)
-        assert (hazard.first["seq_begin"], hazard.second["seq_begin"]) == (2 * first[0] + 1, 2 * first[1] + 1)
+        mine = [pair for pair in pairs if key(pair) == wanted]
+        outcomes = Counter(pair[2] for pair in mine)
+        assert hazard.counts == Counts(len(mine), outcomes[1], outcomes[3])
+        assert hazard.outcome == max(outcomes)
+        for example, pair in ((hazard.earliest, min(mine)), (hazard.latest, max(mine))):
+            numbers = (example.first["seq_begin"], example.second["seq_begin"])
+            assert numbers == (2 * pair[0] + 1, 2 * pair[1] + 1)
+        # Neighbours are 10 ns apart, others more; one operation with itself overlaps for as long as it takes.
+        worst = min(mine, key=lambda pair: (-pair[2], 20 * abs(pair[0] - pair[1]), pair))
+        assert (hazard.first["seq_begin"], hazard.second["seq_begin"]) == (2 * worst[0] + 1, 2 * worst[1] + 1)
     outcomes = Counter(pair[2] for pair in pairs)
     assert analysis.counts["scattered"] == Counts(len(pairs), outcomes[1], outcomes[3])
