@@ -19,14 +19,18 @@ class Columns:
     def __init__(self, arrays: Mapping[str, Array], rows: npt.NDArray[np.int64] | None = None) -> None:
         self._arrays = arrays
         self._rows = rows
+        self._gathered: dict[str, Array] = {}
 
     def __len__(self) -> int:
         return len(self._arrays["row"] if self._rows is None else self._rows)
 
     def __getitem__(self, name: str) -> Array:
         """A column. Raises KeyError for one that the rule did not declare in `reads`."""
-        values = self._arrays[name]
-        return values if self._rows is None else values[self._rows]
+        if self._rows is None:
+            return self._arrays[name]
+        if name not in self._gathered:
+            self._gathered[name] = self._arrays[name][self._rows]
+        return self._gathered[name]
 
     def __contains__(self, name: str) -> bool:
         return name in self._arrays

@@ -5,14 +5,15 @@ example. Findings of several parts of a trace are merged into the same result in
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from tracer.analysis.columns import Columns
-from tracer.analysis.overlaps import dense_groups
+from tracer.analysis.overlaps import I64, files, numbered
 from tracer.analysis.rules import Outcome
 from tracer.operations import FALLOCATES, Op
 
@@ -21,6 +22,8 @@ FOLDED = ("flags", "comm", "t_begin", "t_end")
 
 NO_GAP = -(2**63)
 """`Example.gap_ns` of a pair of which one never ended: it may have overlapped for ever."""
+
+Numbers = npt.NDArray[np.integer[Any]]
 
 _DIGITS = re.compile(rb"[0-9]+")
 
@@ -122,29 +125,25 @@ class Findings:
         """Count pairs (k,), each with its `Outcome`. Returns the kinds that were not known before."""
         if not len(outcome):
             return []
-        paths = _paths(first), _paths(second)
-        columns = (first["dev"], first["ino"], *paths[0], *paths[1])
-        ids = dense_groups(*columns)
+        sides = _paths(first), _paths(second)
+        group, at_first = _groups(files(first), sides[0][0], sides[1][0])
+        order = np.argsort(group, kind="stable")
+        starts = np.searchsorted(group[order], np.arange(len(at_first)))
         begins = first["seq_begin"], second["seq_begin"]
         gaps = _gaps(first, second)
-        in_order = np.lexsort((begins[1], begins[0], ids))
-        by_badness = np.lexsort((begins[1], begins[0], gaps, -outcome.astype(np.int64), ids))
-        _, start, pairs = np.unique(ids[in_order], return_index=True, return_counts=True)
-        serialised = np.bincount(ids[outcome == Outcome.KERNEL_SERIALISED], minlength=len(start))
-        lost = np.bincount(ids[outcome == Outcome.LOST], minlength=len(start))
-
-        def example(at: int) -> Example:
-            rows = int(first["row"][at]), int(second["row"][at])
-            return Example(int(begins[0][at]), int(begins[1][at]), *rows, int(outcome[at]), int(gaps[at]))
+        # First, worst, last.
+        keys = begins, (~outcome, gaps, *begins), (~begins[0], ~begins[1])
+        examples = [_examples(first, second, outcome, gaps, _least(order, starts, some)) for some in keys]
+        pairs = np.bincount(group)
+        serialised = np.bincount(group[outcome == Outcome.KERNEL_SERIALISED], minlength=len(pairs))
+        lost = np.bincount(group[outcome == Outcome.LOST], minlength=len(pairs))
 
         new = []
-        for group, low in enumerate(start.tolist()):
-            at = in_order[low]
-            dev, ino, *sides = (column[at].item() for column in columns)
-            counts = Counts(int(pairs[group]), int(serialised[group]), int(lost[group]))
-            examples = (at, by_badness[low], in_order[low + counts.exposed - 1])
-            kind = Kind(dev, ino, CodePath(*sides[:3]), CodePath(*sides[3:]))
-            new += self._count(kind, Finding(counts, *map(example, examples)))
+        for number, at in enumerate(at_first.tolist()):
+            paths = (names[ids[at]] for ids, names in sides)
+            kind = Kind(int(first["dev"][at]), int(first["ino"][at]), *paths)
+            counts = Counts(int(pairs[number]), int(serialised[number]), int(lost[number]))
+            new += self._count(kind, Finding(counts, *(some[number] for some in examples)))
         return new
 
     def merge(self, other: "Findings") -> list[Kind]:
@@ -158,13 +157,45 @@ class Findings:
         return [kind] if known is None else []
 
 
-def _paths(ops: Columns) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint32], npt.NDArray[np.bytes_]]:
-    """The columns of `CodePath` of operations (n,)."""
-    op: npt.NDArray[np.uint8] = ops["op"]
-    mode = np.where(np.isin(op, FALLOCATES), ops["flags"], 0).astype(np.uint32)
-    names, which = np.unique(ops["comm"], return_inverse=True)
-    pooled = np.array([_DIGITS.sub(b"0", name) for name in names.tolist()], names.dtype)
-    return op, mode, pooled[which]
+def _paths(ops: Columns) -> tuple[Numbers, list[CodePath]]:
+    """Which of some code paths each of operations (n,) is on."""
+    halves = np.ascontiguousarray(ops["comm"]).view(np.uint64).reshape(-1, 2)
+    modes = np.where(np.isin(ops["op"], FALLOCATES), ops["flags"], 0)
+    what = numbered(ops["op"].astype(np.int64) << 32 | modes)
+    exact, at_first = _groups(what, numbered(halves[:, 0]), numbered(halves[:, 1]))
+    paths = [
+        CodePath(int(ops["op"][at]), int(modes[at]), _DIGITS.sub(b"0", ops["comm"][at].item()))
+        for at in at_first.tolist()
+    ]
+    distinct = list(dict.fromkeys(paths))
+    return np.array([distinct.index(path) for path in paths])[exact], distinct
+
+
+def _groups(*columns: Numbers) -> tuple[Numbers, I64]:
+    """Number rows (n,) by the combination of small numbers that they have, and where each combination is found."""
+    ids = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        ids = numbered(ids * (int(column.max(initial=0)) + 1) + column).astype(np.int64)
+    at_first = np.empty(int(ids.max(initial=-1)) + 1, np.int64)
+    at_first[ids[::-1]] = np.arange(len(ids))[::-1]  # of an index that occurs twice, numpy keeps the last value
+    return ids, at_first
+
+
+def _least(order: I64, starts: I64, keys: Sequence[npt.NDArray[Any]]) -> I64:
+    """Of each group of rows, order[starts[k] : starts[k + 1]], that whose keys are the least, the first key first."""
+    counts = np.diff(starts, append=len(order))
+    left = np.ones(len(order), np.bool_)
+    for key in keys:
+        values = np.where(left, key[order], np.iinfo(key.dtype).max)
+        left &= values == np.repeat(np.minimum.reduceat(values, starts), counts)
+    at = np.flatnonzero(left)
+    return order[at[np.searchsorted(at, starts)]]
+
+
+def _examples(first: Columns, second: Columns, outcome: npt.NDArray[np.uint8], gaps: I64, rows: I64) -> list[Example]:
+    """Some of the pairs (k,), by their indices."""
+    columns = (first["seq_begin"], second["seq_begin"], first["row"], second["row"], outcome, gaps)
+    return [Example(*values) for values in zip(*(column[rows].tolist() for column in columns), strict=True)]
 
 
 def _gaps(first: Columns, second: Columns) -> npt.NDArray[np.int64]:

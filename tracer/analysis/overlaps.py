@@ -136,59 +136,60 @@ def _expand(
         yield row, first[row] + (number - starts[row])
 
 
-def meetings(
-    ops: Columns, first: Bools, second: Bools, *, fresh: int = 0, symmetric: bool = False, chunk: int = CHUNK
-) -> Iterator[tuple[I64, I64]]:
-    """Yield every pair (i, j) of operations of one file that overlap in time, i of `first`, j of `second` (masks (n,)).
+class Meetings:
+    """Which operations of one file overlap in time: sorted once, and then asked for any two sides.
 
-    `fresh`: pairs of two operations before that position are left out; those from there on are sorted by `seq_begin`,
-    and none before begins later. `symmetric`: i began before j. No operation meets itself. A chunk is a pair of index
-    arrays of the same length, 1 to `chunk`. O(n log n + pairs).
+    ops (n,): pairs of two operations before the position `fresh` are left out; those from there on are sorted by
+    `seq_begin`, and none before begins later. O(n log n), and then O(n + pairs).
     """
-    require_sound()
-    begins = ops["seq_begin"][fresh:]
-    # Where an interval lies among the begins that are fresh: those from `after` to before `until` are inside of it.
-    after = np.maximum(np.arange(len(ops)) - fresh, -1) + 1
-    until = np.searchsorted(begins, sequence_ends(ops), side="right")
-    # One number line for all files, a stretch of it for each. Whoever walks along it finds the next number near by.
-    file = files(ops)
-    order = np.argsort(file, kind="stable")
-    start = file[order].astype(np.int64) * (len(begins) + 1)
-    after, until = start + after[order], start + until[order]
-    place = start + order - fresh
-    first, second = first[order], second[order]
-    new = order >= fresh
-    for i, j in _begun_inside(after, until, place, first, second & new, chunk):
-        yield order[i], order[j]
-    if not symmetric:
-        for j, i in _begun_inside(after, until, place, second, first & new, chunk):
-            yield order[i], order[j]
 
+    def __init__(self, ops: Columns, fresh: int = 0) -> None:
+        require_sound()
+        begins = ops["seq_begin"][fresh:]
+        begun = np.searchsorted(begins, sequence_ends(ops), side="right")  # how many of those have, when it ends
+        # One number line for all files, a stretch of it for each: 0 for what is not fresh, then the fresh in order.
+        # Whoever walks along it finds the next number near by.
+        file = files(ops)
+        self._order = np.argsort(file, kind="stable")
+        start = file[self._order].astype(np.int64) * (len(begins) + 1)
+        place = start + np.maximum(self._order - fresh + 1, 0)
+        self._stop = np.searchsorted(place, start + begun[self._order], side="right")
+        """Of each in that order: what is between it and there begins while it is open."""
+        self._fresh = self._order >= fresh
 
-def _begun_inside(
-    after: I64, until: I64, place: I64, outer: Bools, inner: Bools, chunk: int
-) -> Iterator[tuple[I64, I64]]:
-    """Yield every pair of an outer and an inner one of which the inner one's place is in [after, until) of the outer.
+    def pairs(
+        self, first: Bools, second: Bools, *, symmetric: bool = False, chunk: int = CHUNK
+    ) -> Iterator[tuple[I64, I64]]:
+        """Yield every pair (i, j) that overlaps, i of `first`, j of `second` (masks (n,)), each once.
 
-    Places rise.
-    """
-    outers, inners = np.flatnonzero(outer), np.flatnonzero(inner)
-    places = place[inners]
-    low = np.searchsorted(places, after[outers], side="left")
-    high = np.searchsorted(places, until[outers], side="left")
-    for at, position in _expand(low, high, chunk):
-        yield outers[at], inners[position]
+        `symmetric`: i began before j. No operation meets itself. A chunk is a pair of index arrays of the same length,
+        1 to `chunk`.
+        """
+        first, second = first[self._order], second[self._order]
+        for i, j in self._begun_inside(first, second, chunk):
+            yield self._order[i], self._order[j]
+        if not symmetric:
+            for j, i in self._begun_inside(second, first, chunk):
+                yield self._order[i], self._order[j]
+
+    def _begun_inside(self, outer: Bools, inner: Bools, chunk: int) -> Iterator[tuple[I64, I64]]:
+        """Yield every pair of an outer operation and a fresh inner one that begins while that is open."""
+        inner = inner & self._fresh
+        outers, inners = np.flatnonzero(outer), np.flatnonzero(inner)
+        before = np.concatenate([[0], np.cumsum(inner)])
+        for at, position in _expand(before[outers + 1], before[self._stop[outers]], chunk):
+            yield outers[at], inners[position]
 
 
 def files(ops: Columns) -> npt.NDArray[np.integer[Any]]:
     """Number the files of operations (n,) from 0, in any order."""
-    inodes, devices = _numbered(ops["ino"]), _numbered(ops["dev"])
+    inodes, devices = numbered(ops["ino"]), numbered(ops["dev"])
     if not devices.any():
         return inodes
-    return _numbered(devices.astype(np.int64) * (int(inodes.max(initial=0)) + 1) + inodes)
+    return numbered(devices.astype(np.int64) * (int(inodes.max(initial=0)) + 1) + inodes)
 
 
-def _numbered(values: npt.NDArray[Any]) -> npt.NDArray[np.integer[Any]]:
+def numbered(values: npt.NDArray[Any]) -> npt.NDArray[np.integer[Any]]:
     """Number values (n,) from 0, equal ones alike. Hashing takes a tenth of the time of sorting (np.unique)."""
     found = pa.array(values).dictionary_encode()
     # Of 16 bits, if that is enough: numpy sorts those by radix.

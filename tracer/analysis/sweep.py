@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from tracer.analysis.columns import Columns
 from tracer.analysis.emulation import DERIVED, Emulated
-from tracer.analysis.overlaps import meetings, sequence_ends
+from tracer.analysis.findings import FOLDED
+from tracer.analysis.overlaps import Meetings, sequence_ends
 from tracer.analysis.rules import PairRule, Rule, Scan, ScanRule, moments
 from tracer.analysis.stream import BATCH, HELD, Arrays, Stretch, Window, carried, stretches
 from tracer.errors import TraceError
@@ -74,11 +75,14 @@ class Sweep:
         self._limits = batch, held
         self._pair_rules = [rule for rule in rules if isinstance(rule, PairRule)]
         self._scans: list[tuple[ScanRule, Scan]] = [(rule, rule.scan()) for rule in rules if isinstance(rule, ScanRule)]
-        reads = frozenset().union(*(rule.reads for rule in rules))
+        reads = frozenset(FOLDED).union(*(rule.reads for rule in rules))
         self._derived = sorted(reads & DERIVED.keys())
         inputs = reads.union(*(DERIVED[name][1] for name in self._derived)) - DERIVED.keys() - {"row"}
         self._names = (*_ALWAYS, *sorted(inputs - set(_ALWAYS)))
         self._kept = (*_ALWAYS, "row", *sorted(reads - {*_ALWAYS, "row"}))
+        sides = [f"{rule.id} {side}" for rule in self._pair_rules for side in ("first", "second")]
+        self._masks = (*sides, *(f"{rule.id} wants" for rule, _ in self._scans))
+        """Columns of our own: which operations a rule wants, and for what."""
         self._open: Arrays = {}
         """Operations that a rule wants and that had not ended when the last stretch did."""
         self._ends = np.empty(0, np.uint64)
@@ -106,11 +110,11 @@ class Sweep:
         resolved = self._emulated.resolve(ops, self._derived)
         arrays = {name: resolved[name] for name in self._kept}
         columns = Columns(arrays)
-        wanted = np.zeros(len(columns), np.bool_)
         for pair in self._pair_rules:
-            wanted |= pair.firsts(columns) | pair.seconds(columns)
+            arrays[f"{pair.id} first"], arrays[f"{pair.id} second"] = pair.firsts(columns), pair.seconds(columns)
         for rule, _ in self._scans:
-            wanted |= rule.wants(columns)
+            arrays[f"{rule.id} wants"] = rule.wants(columns)
+        wanted = np.any([arrays[name] for name in self._masks], axis=0)
         if self._share.buckets > 1:
             wanted &= buckets(columns, self._share.buckets) == self._share.bucket
         return arrays if wanted.all() else {name: column[wanted] for name, column in arrays.items()}
@@ -119,18 +123,19 @@ class Sweep:
         """Yield the pairs of which the later one is in `fresh`, and what the scans make of the time until frontier."""
         known = len(self._open["row"])
         ops = Columns(_joined([self._open, fresh]))
+        meetings = Meetings(ops, known)
         for pair in self._pair_rules:
-            masks = pair.firsts(ops), pair.seconds(ops)
-            for i, j in meetings(ops, *masks, fresh=known, symmetric=pair.symmetric, chunk=_PAIRS):
+            masks = ops[f"{pair.id} first"], ops[f"{pair.id} second"]
+            for i, j in meetings.pairs(*masks, symmetric=pair.symmetric, chunk=_PAIRS):
                 yield list(_judged(pair, ops.take(i), ops.take(j)))
         ends = sequence_ends(ops)
         for rule, scan in self._scans:
-            wanted = rule.wants(ops)
+            wanted = ops[f"{rule.id} wants"]
             begun = wanted & (np.arange(len(ops)) >= known)
             passing = moments(ops, begun, wanted & (ends < np.uint64(frontier)))
             yield [Found(rule, *found) for found in scan.feed(passing)]
         still_open = ops.take(ends >= np.uint64(frontier))
-        self._open = {name: still_open[name] for name in self._kept}
+        self._open = {name: still_open[name] for name in (*self._kept, *self._masks)}
 
     def _check_numbers(self, stretch: Stretch) -> None:
         """Raise TraceError where a sequence number is another one's, too. All below the frontier are known."""

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from tracer.analysis.columns import Columns
 from tracer.analysis.emulation import resolved
 from tracer.analysis.examples import ExampleTrace
-from tracer.analysis.overlaps import I64, meetings
+from tracer.analysis.overlaps import I64, Meetings
 from tracer.errors import UsageError
 from tracer.operations import Op, Operations
 
@@ -153,7 +153,7 @@ class PairRule(Rule, Protocol):
         """See `Rule.chunks`."""
         seen = resolved(ops)
         seen = seen.take(np.argsort(seen["seq_begin"], kind="stable"))
-        for i, j in meetings(seen, self.firsts(seen), self.seconds(seen), symmetric=self.symmetric):
+        for i, j in Meetings(seen).pairs(self.firsts(seen), self.seconds(seen), symmetric=self.symmetric):
             first, second = seen.take(i), seen.take(j)
             outcome = self.judge(first, second)
             found = outcome != 0
