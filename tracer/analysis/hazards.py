@@ -165,9 +165,12 @@ class Analysis:
     verdict: Verdict
     doubts: tuple[str, ...]
     """Why the trace is not complete evidence, one phrase each."""
+    known: dict[str, Counts] | None = None
+    """By rule, pairs that a baseline has taken out of all else; None: there is no baseline."""
 
     def to_json(self) -> dict[str, Any]:
-        """As design.md defines it."""
+        """As design.md defines it; `known` only where there is a baseline."""
+        known = {} if self.known is None else {rule: count.to_json() for rule, count in self.known.items()}
         return {
             "schema": SCHEMA,
             "operations": self.operations,
@@ -176,7 +179,7 @@ class Analysis:
             "hazards": [hazard.to_json() for hazard in self.hazards],
             "counts": {rule: count.to_json() for rule, count in self.counts.items()},
             "verdict": self.verdict.value,
-        }
+        } | ({} if self.known is None else {"known": known})
 
 
 def analyse(ops: Operations, meta: TraceMeta, rules: Sequence[Rule] | None = None) -> Analysis:
@@ -222,18 +225,24 @@ def merge(analyses: Sequence[Analysis]) -> Analysis:
 
     Hazards stay apart even if they look the same: their operations come from different runs.
     """
-    counts: dict[str, Counts] = {}
-    for rule, count in (item for analysis in analyses for item in analysis.counts.items()):
-        counts[rule] = counts.get(rule, Counts()) + count
+    baselines = [analysis.known for analysis in analyses if analysis.known is not None]
     return Analysis(
         operations=sum(analysis.operations for analysis in analyses),
         dropped=sum(analysis.dropped for analysis in analyses),
         unfinished=sum(analysis.unfinished for analysis in analyses),
         hazards=tuple(hazard for analysis in analyses for hazard in analysis.hazards),
-        counts=counts,
+        counts=_total([analysis.counts for analysis in analyses]),
         verdict=max((analysis.verdict for analysis in analyses), key=lambda verdict: verdict.rank),
         doubts=tuple(dict.fromkeys(doubt for analysis in analyses for doubt in analysis.doubts)),
+        known=_total(baselines) if baselines else None,
     )
+
+
+def _total(parts: Sequence[dict[str, Counts]]) -> dict[str, Counts]:
+    total: dict[str, Counts] = {}
+    for rule, count in (item for part in parts for item in part.items()):
+        total[rule] = total.get(rule, Counts()) + count
+    return total
 
 
 def fold(ops: Operations, rule: Rule, chunks: Iterable[RulePairs]) -> tuple[list[Hazard], Counts]:

@@ -1,6 +1,7 @@
 """`eofrace analyze`: judge recorded traces by the hazard rules."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -8,8 +9,11 @@ from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
+from tracer.analysis.baseline import Entry, of_hazards, to_text
+from tracer.analysis.baseline import read as read_baseline
 from tracer.analysis.hazards import Analysis, Verdict, analyse, merge
-from tracer.analysis.rules import all_rules, named
+from tracer.analysis.rules import all_rules, chosen
+from tracer.errors import UsageError
 from tracer.output import STDOUT, check_writable, write_text
 from tracer.report.colours import STYLES
 from tracer.report.console import Console
@@ -28,6 +32,9 @@ EXAMPLES = """\b
 Examples:
   eofrace analyze run.parquet
   eofrace analyze --rule post-eof-fallocate cells/*.parquet
+  eofrace analyze --ignore overlapping-writes fio.parquet
+  eofrace analyze --write-baseline known.json run.parquet   accept what is there
+  eofrace analyze --baseline known.json next.parquet        tell what is new
   eofrace analyze --json - run.parquet | jq .verdict
 """
 
@@ -35,26 +42,55 @@ Examples:
 @click.command(epilog=EXAMPLES)
 @click.argument("traces", metavar="TRACE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("rules", "--rule", metavar="R", multiple=True, help="Judge by this rule only. May be repeated.")
+@click.option("ignored", "--ignore", metavar="R", multiple=True, help="Do not judge by this rule. May be repeated.")
+@click.option(
+    "--baseline",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Do not tell of the findings in FILE; one that lost data is told all the same.",
+)
+@click.option("--write-baseline", metavar="FILE", help="Write what was found, but no losses, as a baseline to FILE.")
 @click.option("target", "--json", metavar="FILE", help="Write the result as JSON to FILE; - for standard output.")
 @click.pass_context
-def analyze(ctx: click.Context, traces: tuple[Path, ...], rules: tuple[str, ...], target: str | None) -> None:
+def analyze(
+    ctx: click.Context,
+    traces: tuple[Path, ...],
+    rules: tuple[str, ...],
+    ignored: tuple[str, ...],
+    baseline: Path | None,
+    write_baseline: str | None,
+    target: str | None,
+) -> None:
     """Judge recorded traces by the hazard rules.
 
     Every pair of operations that a rule forbids to be in the kernel together is counted. Exit status: 0 nothing
     found, 1 a hazard or a loss, 2 a trace that cannot be used, 3 nothing found in a trace that is not complete.
+    docs/rules.md has the rules, and what a baseline is.
     """
-    chosen = [named(rule) for rule in dict.fromkeys(rules)] or list(all_rules())
-    if target is not None:
-        check_writable(target)
+    judges = chosen(rules, ignored)
+    known = None if baseline is None else read_baseline(baseline)
+    if write_baseline == target == STDOUT:
+        raise UsageError("--write-baseline - and --json - would go to the same place: name a file")
+    for output in (target, write_baseline):
+        if output is not None:
+            check_writable(output)
     analyses = []
     for path in traces:
         trace = read(path)
-        analyses.append(analyse(trace.ops, trace.meta, chosen))
+        analyses.append(analyse(trace.ops, trace.meta, judges))
+    if write_baseline is not None:
+        found = (hazard for analysis in analyses for hazard in analysis.hazards)
+        write_text(write_baseline, to_text(of_hazards(found, () if known is None else known.entries)))
+    if known is not None:
+        analyses = [known.hide(analysis) for analysis in analyses]
     total = merge(analyses)
+    stale = [] if known is None else known.stale(judges)
     if target is not None:
-        write_text(target, json.dumps(total.to_json(), indent=2) + "\n")
-    if target != STDOUT:
+        more = {} if known is None else {"stale": [entry.to_json() for entry in stale]}
+        write_text(target, json.dumps(total.to_json() | more, indent=2) + "\n")
+    if STDOUT not in (target, write_baseline):
         _print(traces, analyses, total)
+        _print_baseline(total, stale)
     ctx.exit(int(total.verdict.status))
 
 
@@ -70,10 +106,21 @@ def _print(traces: tuple[Path, ...], analyses: list[Analysis], total: Analysis) 
     found = {hazard.rule for hazard in total.hazards}
     for rule in all_rules():
         if rule.id in found:
-            console.print(f"{rule.id}: {rule.title}. {rule.explanation}\n")
+            console.print(f"{rule.id}: {rule.title}. {rule.explanation}\n", soft_wrap=not console.is_terminal)
     console.print(
         Text.assemble("verdict: ", (total.verdict.value, STYLES[total.verdict]), f" ({_MEANINGS[total.verdict]})")
     )
+
+
+def _print_baseline(total: Analysis, stale: Sequence[Entry]) -> None:
+    """For people: what the baseline has hidden, and what of it there was no use for."""
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    hidden = sum(count.exposed for count in (total.known or {}).values())
+    if hidden:
+        console.print(f"baseline: {_count(hidden, 'pair')} of known findings not told")
+    for entry in stale:
+        said = json.dumps({"first": dict(entry.first), "second": dict(entry.second)})
+        console.print(f"baseline: stale, nothing matches it: {printable(f'{entry.rule} {said}')}", style="yellow")
 
 
 def _table(total: Analysis) -> Table:

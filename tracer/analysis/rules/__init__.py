@@ -2,13 +2,13 @@
 
 A rule names pairs of operations that must not have been in the kernel together (`PairRule`), or of which the later one
 undid what the earlier one had acknowledged (`ScanRule`). A new rule is a new module here with a module-level `RULE`;
-there is no list to add it to.
+there is no list to add it to. Other packages add theirs by entry point (`tracer.analysis.third_party`).
 """
 
 import enum
 import importlib
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol, runtime_checkable
@@ -219,10 +219,23 @@ def prose(text: str) -> str:
 
 @cache
 def all_rules() -> tuple[Rule, ...]:
-    """Every rule there is, by name."""
+    """Every rule there is, by name: those here, and those of other packages. Raises RuleError."""
+    from tracer.analysis import third_party
+
     modules = (importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__))
     found: list[Rule] = [module.RULE for module in modules if hasattr(module, "RULE")]
+    found += third_party.load([rule.id for rule in found])
     return tuple(sorted(found, key=lambda rule: rule.id))
+
+
+def chosen(wanted: Iterable[str], ignored: Iterable[str] = ()) -> tuple[Rule, ...]:
+    """The rules of these names (none: all) but those that are ignored. Raises UsageError, also where none is left."""
+    some = tuple(named(name) for name in dict.fromkeys(wanted)) or all_rules()
+    without = {named(name) for name in ignored}
+    left = tuple(rule for rule in some if rule not in without)
+    if not left:
+        raise UsageError("all rules are ignored: nothing would be judged")
+    return left
 
 
 def named(name: str) -> Rule:
