@@ -97,8 +97,8 @@ class Rule(Protocol):
     """Kinds of operations without which the rule can see nothing: a trace that misses them proves nothing."""
     commits: tuple[Commit, ...] = ()
     reads: frozenset[str]
-    """Columns that its methods read: of `tracer.operations.OPERATION`, and of `emulation.DERIVED`. `seq_begin`,
-    `seq_end`, `op`, `dev`, `ino` and `row` are always there, others only if they are named here."""
+    """Columns that its methods read: of `tracer.operations.OPERATION`, and of `emulation.DERIVED`. The latter are there
+    only if they are named here."""
 
     def chunks(self, ops: Operations) -> Iterator[RulePairs]:
         """Yield the pairs of a trace, ops (n,) in any order, in chunks of bounded size; each pair once."""
