@@ -167,6 +167,10 @@ class Stored:
     def __reduce__(self) -> tuple[Any, ...]:
         return Stored, (self.path, self.files, self.meta, self.groups)
 
+    def absolute(self) -> "Stored":
+        """The same for processes that have another working directory."""
+        return dataclasses.replace(self, files=tuple(file.absolute() for file in self.files), _opened={})
+
     @property
     def operations(self) -> int:
         """How many it holds."""

@@ -49,18 +49,21 @@ class Entry:
 class Baseline:
     """The entries of a file, and which of them were of use."""
 
-    def __init__(self, entries: Sequence[Entry]) -> None:
+    def __init__(self, entries: Sequence[Entry] = ()) -> None:
         self.entries = tuple(entries)
         self._used: set[int] = set()
+
+    def knows(self, hazard: Hazard) -> bool:
+        """Whether a hazard is hidden."""
+        return not hazard.counts.lost and any(entry.matches(hazard) for entry in self.entries)
 
     def hide(self, analysis: Analysis) -> Analysis:
         """An analysis less the hazards that are known; its counts and its verdict are of those that are left."""
         new: list[Hazard] = []
         known = dict.fromkeys(analysis.counts, Counts())
         for hazard in analysis.hazards:
-            matching = {number for number, entry in enumerate(self.entries) if entry.matches(hazard)}
-            self._used |= matching
-            if matching and not hazard.counts.lost:
+            self._used |= {number for number, entry in enumerate(self.entries) if entry.matches(hazard)}
+            if self.knows(hazard):
                 known[hazard.rule] += hazard.counts
             else:
                 new.append(hazard)

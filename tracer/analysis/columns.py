@@ -25,7 +25,7 @@ class Columns:
         return len(self._arrays["row"] if self._rows is None else self._rows)
 
     def __getitem__(self, name: str) -> Array:
-        """A column. Raises KeyError for one that the rule did not declare in `reads`."""
+        """A column. Raises KeyError for one that is not there."""
         if self._rows is None:
             return self._arrays[name]
         if name not in self._gathered:

@@ -6,7 +6,7 @@ example. Findings of several parts of a trace are merged into the same result in
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,10 +15,7 @@ import numpy.typing as npt
 from tracer.analysis.columns import Columns
 from tracer.analysis.overlaps import I64, files, numbered
 from tracer.analysis.rules import Outcome
-from tracer.operations import FALLOCATES, Op
-
-FOLDED = ("flags", "comm", "t_begin", "t_end")
-"""Columns that pairs must have to be folded, beside those that all rules have."""
+from tracer.operations import FALLOCATES, OPERATION, Op
 
 NO_GAP = -(2**63)
 """`Example.gap_ns` of a pair of which one never ended: it may have overlapped for ever."""
@@ -82,9 +79,9 @@ class Example:
 
     first_begin: int  # seq_begin
     second_begin: int
-    first: int
-    """Which operation of the trace: `row` of `Columns`."""
-    second: int
+    first: bytes = field(compare=False, repr=False)
+    """The operation, a record of OPERATION."""
+    second: bytes = field(compare=False, repr=False)
     outcome: int
     """`Outcome`."""
     gap_ns: int
@@ -122,7 +119,10 @@ class Findings:
         self.kinds: dict[Kind, Finding] = {}
 
     def add(self, first: Columns, second: Columns, outcome: npt.NDArray[np.uint8]) -> list[Kind]:
-        """Count pairs (k,), each with its `Outcome`. Returns the kinds that were not known before."""
+        """Count pairs (k,), each with its `Outcome`, of operations that have all columns of OPERATION.
+
+        Returns the kinds that were not known before.
+        """
         if not len(outcome):
             return []
         sides = _paths(first), _paths(second)
@@ -133,7 +133,8 @@ class Findings:
         gaps = _gaps(first, second)
         # First, worst, last.
         keys = begins, (~outcome, gaps, *begins), (~begins[0], ~begins[1])
-        examples = [_examples(first, second, outcome, gaps, _least(order, starts, some)) for some in keys]
+        found = [_least(order, starts, some) for some in keys]
+        examples = [_examples(first.take(at), second.take(at), outcome[at], gaps[at]) for at in found]
         pairs = np.bincount(group)
         serialised = np.bincount(group[outcome == Outcome.KERNEL_SERIALISED], minlength=len(pairs))
         lost = np.bincount(group[outcome == Outcome.LOST], minlength=len(pairs))
@@ -192,10 +193,19 @@ def _least(order: I64, starts: I64, keys: Sequence[npt.NDArray[Any]]) -> I64:
     return order[at[np.searchsorted(at, starts)]]
 
 
-def _examples(first: Columns, second: Columns, outcome: npt.NDArray[np.uint8], gaps: I64, rows: I64) -> list[Example]:
-    """Some of the pairs (k,), by their indices."""
-    columns = (first["seq_begin"], second["seq_begin"], first["row"], second["row"], outcome, gaps)
-    return [Example(*values) for values in zip(*(column[rows].tolist() for column in columns), strict=True)]
+def _examples(first: Columns, second: Columns, outcome: npt.NDArray[np.uint8], gaps: I64) -> list[Example]:
+    """Pairs (k,) to be kept."""
+    begins = first["seq_begin"].tolist(), second["seq_begin"].tolist()
+    more = outcome.tolist(), gaps.tolist()
+    return [Example(*values) for values in zip(*begins, _records(first), _records(second), *more, strict=True)]
+
+
+def _records(ops: Columns) -> list[bytes]:
+    """Operations (n,), each as a record of OPERATION."""
+    records = np.empty(len(ops), OPERATION)
+    for name in OPERATION.names or ():
+        records[name] = ops[name]
+    return [record.tobytes() for record in records]
 
 
 def _gaps(first: Columns, second: Columns) -> npt.NDArray[np.int64]:

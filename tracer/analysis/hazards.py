@@ -5,18 +5,18 @@ worst and last pair (`tracer.analysis.findings`). Counts are totals over all pai
 """
 
 import enum
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from tracer.analysis.columns import Columns
-from tracer.analysis.findings import FOLDED, NO_GAP, Findings, Kind
+from tracer.analysis.findings import NO_GAP, Example, Findings, Kind
 from tracer.analysis.findings import Counts as Counts
 from tracer.analysis.rules import Outcome, Rule, RulePairs, Severity, all_rules
 from tracer.errors import Status
-from tracer.operations import Op, Operations
+from tracer.operations import OPERATION, Op, Operations
 from tracer.trace import TraceMeta, as_dict
 
 SCHEMA = "eofrace.analysis/1"
@@ -185,21 +185,28 @@ class Analysis:
 def analyse(ops: Operations, meta: TraceMeta, rules: Sequence[Rule] | None = None) -> Analysis:
     """Judge a trace, ops (n,) in any order, by some rules (None: all)."""
     rules = all_rules() if rules is None else rules
+    found = [(rule, folded(ops, rule.chunks(ops))) for rule in rules]
+    unfinished = int(np.count_nonzero(ops["seq_end"] == 0))
+    return conclude(meta, len(ops), unfinished, found)
+
+
+def conclude(meta: TraceMeta, operations: int, unfinished: int, found: Sequence[tuple[Rule, Findings]]) -> Analysis:
+    """What some rules make of a trace of so many operations, of which `unfinished` never ended."""
     hazards: list[Hazard] = []
     counts: dict[str, Counts] = {}
-    for rule in rules:
-        found, counts[rule.id] = fold(ops, rule, rule.chunks(ops))
+    for rule, findings in found:
+        some, counts[rule.id] = hazards_of(rule, findings), findings.counts
         if rule.rests_on_absence and not is_complete(meta, rule):
-            found, counts[rule.id] = [hazard.without_losses() for hazard in found], counts[rule.id].without_losses()
-        hazards += found
+            some, counts[rule.id] = [hazard.without_losses() for hazard in some], counts[rule.id].without_losses()
+        hazards += some
     hazards.sort(key=worst_first)
     # The recorder may count operations that it could not store; those in the trace are there to be counted.
-    unfinished = max(meta.unfinished, int(np.count_nonzero(ops["seq_end"] == 0)))
-    doubts = _doubts(len(ops), meta.dropped, unfinished, essential_gaps(meta.gaps, rules))
+    unfinished = max(meta.unfinished, unfinished)
+    doubts = _doubts(operations, meta.dropped, unfinished, essential_gaps(meta.gaps, [rule for rule, _ in found]))
     if meta.part is not None:
         doubts = (*doubts, f"part {meta.part} of a recording: pairs with operations of another part are not seen")
     return Analysis(
-        operations=len(ops),
+        operations=operations,
         dropped=meta.dropped,
         unfinished=unfinished,
         hazards=tuple(hazards),
@@ -247,32 +254,35 @@ def _total(parts: Sequence[dict[str, Counts]]) -> dict[str, Counts]:
 
 def fold(ops: Operations, rule: Rule, chunks: Iterable[RulePairs]) -> tuple[list[Hazard], Counts]:
     """Pairs that a rule found in ops (n,) as hazards and totals; holds one chunk of pairs at a time."""
+    found = folded(ops, chunks)
+    return hazards_of(rule, found), found.counts
+
+
+def folded(ops: Operations, chunks: Iterable[RulePairs]) -> Findings:
+    """Pairs that a rule found in ops (n,), told apart by their indices there."""
     found = Findings()
-    names = ("seq_begin", "seq_end", "dev", "ino", "op", *FOLDED)
-    columns = Columns({name: ops[name] for name in names} | {"row": np.arange(len(ops))})
+    columns = Columns({name: ops[name] for name in OPERATION.names or ()} | {"row": np.arange(len(ops))})
     for chunk in chunks:
         found.add(columns.take(chunk.first), columns.take(chunk.second), chunk.outcome)
-    return hazards_of(rule, found, lambda rows: ops[rows]), found.counts
+    return found
 
 
-def hazards_of(rule: Rule, found: Findings, rows: Callable[[list[int]], Operations]) -> list[Hazard]:
-    """What a rule found, told by examples; `rows` fetches operations by their `Example` numbers, in that order."""
-    findings = list(found.kinds.items())
-    examples = [example for _, finding in findings for example in (finding.first, finding.worst, finding.last)]
-    operations = rows([row for example in examples for row in (example.first, example.second)])
-    pairs = [
-        Pair(
-            first=as_dict(one),
-            second=as_dict(other),
-            outcome=Outcome(example.outcome),
-            gap_ns=None if example.gap_ns == NO_GAP else example.gap_ns,
-        )
-        for example, one, other in zip(examples, operations[::2], operations[1::2], strict=True)
-    ]
+def hazards_of(rule: Rule, found: Findings) -> list[Hazard]:
+    """What a rule found, told by examples."""
     return [
-        Hazard(rule.id, rule.severity, kind, finding.counts, *pairs[3 * number : 3 * number + 3])
-        for number, (kind, finding) in enumerate(findings)
+        Hazard(rule.id, rule.severity, kind, finding.counts, *map(_pair, (finding.first, finding.worst, finding.last)))
+        for kind, finding in found.kinds.items()
     ]
+
+
+def _pair(example: Example) -> Pair:
+    first, second = (np.frombuffer(record, OPERATION)[0] for record in (example.first, example.second))
+    return Pair(
+        first=as_dict(first),
+        second=as_dict(second),
+        outcome=Outcome(example.outcome),
+        gap_ns=None if example.gap_ns == NO_GAP else example.gap_ns,
+    )
 
 
 def essential_gaps(gaps: Iterable[str], rules: Sequence[Rule]) -> list[str]:

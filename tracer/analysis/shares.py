@@ -1,11 +1,11 @@
 """Cuts the work on a trace into tasks that processes or machines do by themselves."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tracer.analysis.emulation import Emulated
-from tracer.analysis.findings import Example, Findings, Kind
+from tracer.analysis.findings import Finding, Findings, Kind
 from tracer.analysis.rules import Rule, ScanRule
 from tracer.analysis.stream import Window
 from tracer.analysis.sweep import Share, Sweep
@@ -35,34 +35,28 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """Told while a task runs: operations that it has come past, and the kinds that are new to it."""
+    """Told while a task runs: operations that it has come past, and what is new to it, as far as it is known by now."""
 
     operations: int
-    kinds: tuple[tuple[str, Kind, Example], ...] = ()
-    """Name of the rule, the kind, and its first example so far."""
+    kinds: tuple[tuple[str, Kind, Finding], ...] = ()
+    """Each with the name of its rule."""
 
 
-Tell = Callable[[News], None]
-
-
-def run(task: Task, tell: Tell) -> Done:
-    """Do a task. Raises TraceError."""
+def run(task: Task) -> Iterator[News | Done]:
+    """Do a task: yields news, and what it has found when it is done. Raises TraceError."""
     sweep = Sweep(task.trace, task.rules, task.share, task.emulated)
     found = {rule.id: Findings() for rule in task.rules}
     told = 0
     for batch in sweep.run():
-        kinds = []
+        kinds: list[tuple[str, Kind, Finding]] = []
         for pairs in batch:
             of_rule = found[pairs.rule.id]
             new = of_rule.add(pairs.first, pairs.second, pairs.outcome)
-            kinds += [(pairs.rule.id, kind, of_rule.kinds[kind].first) for kind in new]
-        passed = sweep.operations - told if task.counts else 0
-        if passed or kinds:
-            tell(News(passed, tuple(kinds)))
-            told += passed
-    if task.counts and sweep.operations > told:
-        tell(News(sweep.operations - told))
-    return Done(found, sweep.operations if task.counts else 0, sweep.unfinished if task.counts else 0)
+            kinds += ((pairs.rule.id, kind, of_rule.kinds[kind]) for kind in new)
+        if kinds or sweep.operations > told:
+            yield News(sweep.operations - told if task.counts else 0, tuple(kinds))
+            told = sweep.operations
+    yield Done(found, sweep.operations if task.counts else 0, sweep.unfinished if task.counts else 0)
 
 
 def tasks(trace: Stored, emulated: Emulated, rules: Sequence[Rule], count: int) -> Iterator[Task]:

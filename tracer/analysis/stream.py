@@ -23,8 +23,8 @@ Arrays = dict[str, npt.NDArray[Any]]
 BATCH = 1 << 18
 """Operations that are handed on together, unless fewer are left: some 40 MB."""
 
-HELD = 1 << 20
-"""Operations that are held because others that begin earlier may still come: some 130 MB."""
+HELD = 1 << 19
+"""Operations that are held because others that begin earlier may still come: some 80 MB."""
 
 _LEAST = 1 << 10
 """Operations that are taken from a row group at a time, at least."""
@@ -67,15 +67,16 @@ def stretches(
         until = len(ops["row"])
         if _count(buffer) + until - taken > held:
             until = min(max(_until(ops, waiting[0][0] if waiting else window.high), taken + share), until)
+        part = {name: column[taken:until] for name, column in ops.items()}
         if until < len(ops["row"]):
             heapq.heappush(waiting, (int(ops["seq_begin"][until]), number, until))
-        buffer.append({name: column[taken:until] for name, column in ops.items()})
+            part = {name: column.copy() for name, column in part.items()}  # the rest must not stay in memory
+        buffer.append(part)
         frontier = waiting[0][0] if waiting else window.high
         if waiting and sum(_until(part, frontier) for part in buffer) < batch:
             continue
         ready = _joined(buffer)
         at = _until(ready, frontier)
-        # A copy: the rest must not keep all of it in memory.
         buffer = [{name: column[at:].copy() for name, column in ready.items()}]
         yield Stretch({name: column[:at] for name, column in ready.items()}, frontier)
     if not groups:
@@ -129,5 +130,11 @@ def _sorted(ops: Arrays) -> Arrays:
 
 
 def _joined(parts: list[Arrays]) -> Arrays:
-    """Some, one or more, as one, sorted."""
-    return _sorted({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+    """Some, one or more, as one, sorted. Takes them apart, so that there are never two of all columns."""
+    begins = np.concatenate([part["seq_begin"] for part in parts])
+    order = None if np.all(begins[1:] >= begins[:-1]) else np.argsort(begins, kind="stable")
+    joined: Arrays = {}
+    for name in list(parts[0]):
+        column = np.concatenate([part.pop(name) for part in parts])
+        joined[name] = column if order is None else column[order]
+    return joined

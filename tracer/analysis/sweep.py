@@ -13,16 +13,12 @@ import numpy.typing as npt
 
 from tracer.analysis.columns import Columns
 from tracer.analysis.emulation import DERIVED, Emulated
-from tracer.analysis.findings import FOLDED
 from tracer.analysis.overlaps import Meetings, sequence_ends
 from tracer.analysis.rules import PairRule, Rule, Scan, ScanRule, moments
 from tracer.analysis.stream import BATCH, HELD, Arrays, Stretch, Window, carried, stretches
 from tracer.errors import TraceError
 from tracer.report.escape import printable
-from tracer.stored import Stored
-
-_ALWAYS = ("seq_begin", "seq_end", "op", "dev", "ino")
-"""Columns that every rule may read."""
+from tracer.stored import NAMES, Stored
 
 _PAIRS = 1 << 17
 """Pairs that are judged in one go: what a rule reads of them stays in the processor's cache, almost."""
@@ -75,11 +71,7 @@ class Sweep:
         self._limits = batch, held
         self._pair_rules = [rule for rule in rules if isinstance(rule, PairRule)]
         self._scans: list[tuple[ScanRule, Scan]] = [(rule, rule.scan()) for rule in rules if isinstance(rule, ScanRule)]
-        reads = frozenset(FOLDED).union(*(rule.reads for rule in rules))
-        self._derived = sorted(reads & DERIVED.keys())
-        inputs = reads.union(*(DERIVED[name][1] for name in self._derived)) - DERIVED.keys() - {"row"}
-        self._names = (*_ALWAYS, *sorted(inputs - set(_ALWAYS)))
-        self._kept = (*_ALWAYS, "row", *sorted(reads - {*_ALWAYS, "row"}))
+        self._derived = sorted(DERIVED.keys() & frozenset().union(*(rule.reads for rule in rules)))
         sides = [f"{rule.id} {side}" for rule in self._pair_rules for side in ("first", "second")]
         self._masks = (*sides, *(f"{rule.id} wants" for rule, _ in self._scans))
         """Columns of our own: which operations a rule wants, and for what."""
@@ -91,11 +83,11 @@ class Sweep:
     def run(self) -> Iterator[list[Found]]:
         """Yield what is found, stretch by stretch. Raises TraceError where the trace is damaged."""
         window = self._share.window
-        before = list(carried(self._trace, self._names, window.low)) if window.low else []
+        before = list(carried(self._trace, NAMES, window.low)) if window.low else []
         self._ends = np.concatenate([self._ends, *(ops["seq_end"][ops["seq_end"] != 0] for ops in before)])
         batch, held = self._limits
         first = True
-        for stretch in stretches(self._trace, self._names, window, batch=batch, held=held):
+        for stretch in stretches(self._trace, NAMES, window, batch=batch, held=held):
             if first:
                 nothing = {name: column[:0] for name, column in stretch.ops.items()}
                 self._open = self._seen(_joined([nothing, *before]))
@@ -107,8 +99,7 @@ class Sweep:
 
     def _seen(self, ops: Arrays) -> Arrays:
         """Of some operations, those of this share that some rule wants, as rules see them."""
-        resolved = self._emulated.resolve(ops, self._derived)
-        arrays = {name: resolved[name] for name in self._kept}
+        arrays = self._emulated.resolve(ops, self._derived)
         columns = Columns(arrays)
         for pair in self._pair_rules:
             arrays[f"{pair.id} first"], arrays[f"{pair.id} second"] = pair.firsts(columns), pair.seconds(columns)
@@ -135,7 +126,7 @@ class Sweep:
             passing = moments(ops, begun, wanted & (ends < np.uint64(frontier)))
             yield [Found(rule, *found) for found in scan.feed(passing)]
         still_open = ops.take(ends >= np.uint64(frontier))
-        self._open = {name: still_open[name] for name in (*self._kept, *self._masks)}
+        self._open = {name: still_open[name] for name in self._open}
 
     def _check_numbers(self, stretch: Stretch) -> None:
         """Raise TraceError where a sequence number is another one's, too. All below the frontier are known."""

@@ -12,6 +12,7 @@ from tracer.analysis.rules import Outcome
 from tracer.operations import Op
 from tracer.report.console import Console
 from tracer.report.escape import printable
+from tracer.report.units import size
 
 MAX_SENTENCES = 50
 """Hazards that are told one by one; JSON has all of them."""
@@ -85,16 +86,8 @@ def _together(pair: Pair) -> str:
 def _operation(row: dict[str, Any]) -> str:
     who = f"{printable(row['comm']) or 'pid'} {row['pid']}/{row['tid']}"
     if row["op"] == Op.TRUNCATE.label:
-        return f"truncate to {_size(row['offset'])} by {who}"
-    return f"{row['op']} of {_size(row['length'])} at {_size(row['offset'])} by {who}"
-
-
-def _size(count: int) -> str:
-    """Bytes, in the largest unit that is exact."""
-    for shift, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
-        if count and not count & ((1 << shift) - 1):
-            return f"{count >> shift} {unit}"
-    return f"{count} B" if count else "0"
+        return f"truncate to {size(row['offset'])} by {who}"
+    return f"{row['op']} of {size(row['length'])} at {size(row['offset'])} by {who}"
 
 
 def _duration(ns: int) -> str:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.analysis.examples import ExampleTrace
+from tests.tracer.analysis.wordless import Wordless
 from tracer.analysis.hazards import Analysis, Counts, Verdict, analyse, merge
 from tracer.analysis.rules import Outcome, Rule, RulePairs, Severity, all_rules, named
 from tracer.operations import NONE_RESULT, NONE_SIZE, OPERATION, WRITES, Op, Operations
@@ -292,15 +292,10 @@ def test_merge() -> None:
     assert both.doubts == ("2 records were dropped", "the trace is empty")
 
 
-class Scattered(Rule):
+class Scattered(Wordless, Rule):
     """Names the given pairs, in chunks of three."""
 
-    id, severity, title, explanation = "scattered", Severity.SUSPICIOUS, "", ""
-    argument = lost = serialised = watched = ""
-    commits = ()
-    example = almost = ExampleTrace((), "")
-    needs: frozenset[Op] = frozenset()
-    reads: frozenset[str] = frozenset()
+    id = "scattered"
 
     def __init__(self, pairs: list[tuple[int, int, int]]) -> None:
         self._pairs = pairs

@@ -1,5 +1,6 @@
 """Every rule: what it says of itself, its two examples, and an oracle that compares every pair."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from tracer.analysis.examples import K, as_operations, operation
 from tracer.analysis.rules import Outcome, Rule, Severity
 from tracer.errors import UsageError
 from tracer.operations import OPERATION, Op, Operations
+from tracer.report import rules_markdown
 
 RULES = rules.all_rules()
 FAMILY = [
@@ -101,6 +103,19 @@ def test_against_the_oracle(name: str) -> None:
     claimed |= {Outcome.LOST} if rule.lost else set()
     claimed |= {Outcome.KERNEL_SERIALISED} if rule.serialised else set()
     assert seen == claimed
+
+
+def test_the_page_is_up_to_date() -> None:
+    """And has all of every rule."""
+    found = (Path(__file__).parents[3] / "docs" / "rules.md").read_text()
+    page = rules_markdown.page(found, rules.own_rules())
+    assert found == page, "python -m tracer.report.rules_markdown docs/rules.md"
+    for rule in rules.own_rules():
+        for text in (rule.title, rule.explanation, rule.argument, rule.lost, rule.serialised, rule.watched):
+            assert text.casefold() in page.casefold()
+        assert all(commit.id in page for commit in rule.commits)
+        assert rule.example.why in page
+        assert rule.almost.why in page
 
 
 def write(begin: int, end: int, offset: int, length: int, **more: Any) -> Any:

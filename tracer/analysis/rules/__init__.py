@@ -113,8 +113,8 @@ class Rule(Protocol):
     rests_on_absence: bool = False
     """What it calls lost rests on an operation that is not in the trace: in an incomplete one that shows nothing."""
     reads: frozenset[str]
-    """Columns that its methods read: of `tracer.operations.OPERATION`, and of `emulation.DERIVED`. `seq_begin`,
-    `seq_end`, `op`, `dev`, `ino` and `row` are always there, others only if they are named here."""
+    """Columns that its methods read: of `tracer.operations.OPERATION`, and of `emulation.DERIVED`. The latter are there
+    only if they are named here."""
 
     def chunks(self, ops: Operations) -> Iterator[RulePairs]:
         """Yield the pairs of a trace, ops (n,) in any order, in chunks of bounded size; each pair once."""
@@ -217,15 +217,20 @@ def prose(text: str) -> str:
     return " ".join(text.split())
 
 
+def own_rules() -> tuple[Rule, ...]:
+    """Those of this package, by name."""
+    modules = (importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__))
+    found: list[Rule] = [module.RULE for module in modules if hasattr(module, "RULE")]
+    return tuple(sorted(found, key=lambda rule: rule.id))
+
+
 @cache
 def all_rules() -> tuple[Rule, ...]:
     """Every rule there is, by name: those here, and those of other packages. Raises RuleError."""
     from tracer.analysis import third_party
 
-    modules = (importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__))
-    found: list[Rule] = [module.RULE for module in modules if hasattr(module, "RULE")]
-    found += third_party.load([rule.id for rule in found])
-    return tuple(sorted(found, key=lambda rule: rule.id))
+    own = own_rules()
+    return tuple(sorted((*own, *third_party.load([rule.id for rule in own])), key=lambda rule: rule.id))
 
 
 def chosen(wanted: Iterable[str], ignored: Iterable[str] = ()) -> tuple[Rule, ...]:
