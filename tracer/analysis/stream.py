@@ -75,10 +75,9 @@ def stretches(
         frontier = waiting[0][0] if waiting else window.high
         if waiting and sum(_until(part, frontier) for part in buffer) < batch:
             continue
-        ready = _joined(buffer)
-        at = _until(ready, frontier)
-        buffer = [{name: column[at:].copy() for name, column in ready.items()}]
-        yield Stretch({name: column[:at] for name, column in ready.items()}, frontier)
+        ready, rest = _split(buffer, frontier)
+        buffer = [rest]
+        yield Stretch(ready, frontier)
     if not groups:
         nothing = {name: np.empty(0, OPERATION[name]) for name in names}
         yield Stretch(nothing | {"row": np.empty(0, np.int64)}, window.high)
@@ -129,12 +128,19 @@ def _sorted(ops: Arrays) -> Arrays:
     return {name: column[order] for name, column in ops.items()}
 
 
-def _joined(parts: list[Arrays]) -> Arrays:
-    """Some, one or more, as one, sorted. Takes them apart, so that there are never two of all columns."""
+def _split(parts: list[Arrays], frontier: int) -> tuple[Arrays, Arrays]:
+    """Some, one or more, sorted: what begins before the frontier, and the rest.
+
+    Takes them apart, and copies: there are never two of all columns, and none stays in memory for a part of it.
+    """
     begins = np.concatenate([part["seq_begin"] for part in parts])
     order = None if np.all(begins[1:] >= begins[:-1]) else np.argsort(begins, kind="stable")
-    joined: Arrays = {}
+    at = int(np.count_nonzero(begins < np.uint64(frontier)))
+    ready: Arrays = {}
+    rest: Arrays = {}
     for name in list(parts[0]):
         column = np.concatenate([part.pop(name) for part in parts])
-        joined[name] = column if order is None else column[order]
-    return joined
+        column = column if order is None else column[order]
+        ready[name] = column[:at] if 2 * at > len(column) else column[:at].copy()
+        rest[name] = column[at:].copy()
+    return ready, rest

@@ -85,7 +85,7 @@ def test_against_the_oracle(name: str) -> None:
     rule, oracle = rules.named(name), ORACLES[name]
     seen: set[Outcome] = set()
 
-    @settings(max_examples=400)
+    @settings(max_examples=200)
     @given(traces())
     def compare(ops: Operations) -> None:
         rows = plain(ops)

@@ -70,13 +70,13 @@ def oracle(ops: Operations) -> list[tuple[int, int]]:
     return sorted(pairs)
 
 
-@settings(max_examples=600)
+@settings(max_examples=300)
 @given(traces(SIZERS, 9))
 def test_against_the_oracle(ops: Operations) -> None:
     assert found(ops) == oracle(ops)
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(traces(SIZERS, 9), st.lists(st.integers(0, 18), max_size=4))
 def test_wherever_it_is_cut(ops: Operations, cuts: list[int]) -> None:
     seen = resolved(ops)

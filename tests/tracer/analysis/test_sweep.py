@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import os
 import tempfile
 import tracemalloc
 from collections.abc import Iterator
@@ -31,6 +32,10 @@ from tracer.trace import TraceMeta
 
 NOBODY = Emulated(np.empty(0, np.int64), effects(np.empty(0, OPERATION)))
 """No emulated fallocate."""
+
+
+EXAMPLES = int(os.environ.get("EOFRACE_SWEEPS", "60"))
+"""Of each test that generates traces; more for a night."""
 
 
 class Meet(Wordless, PairRule):
@@ -110,13 +115,13 @@ def cut(edges: list[int], count: int) -> list[Share]:
 RULES = st.sampled_from([Meet(), Meet((Op.FALLOCATE,)), Meet(symmetric=True), Meet((Op.FALLOCATE,), symmetric=True)])
 
 
-@settings(max_examples=250)
+@settings(max_examples=EXAMPLES)
 @given(
     operations(),
     SHAPES,
     RULES,
-    st.lists(st.integers(1, 60), max_size=4),
-    st.integers(1, 3),
+    st.lists(st.integers(1, 60), max_size=2),
+    st.integers(1, 2),
     st.integers(1, 30),
     st.integers(1, 40),
 )
@@ -128,9 +133,10 @@ def test_every_pair_once_however_it_lies_and_is_cut(
         assert swept(trace, rule, cut(edges, count), batch, held) == oracle(ops, rule)
 
 
-@settings(max_examples=60)
+@settings(max_examples=EXAMPLES // 2)
 @given(operations(), SHAPES, st.integers(1, 3), st.integers(1, 30), st.integers(1, 40))
 def test_a_scan_sees_every_moment_in_order(ops: Operations, shape: Shape, count: int, batch: int, held: int) -> None:
+    ops = ops[~effects(ops).is_step]
     wanted = []
     for row in ops:
         mine = (ops["dev"] == row["dev"]) & (ops["ino"] == row["ino"]) & (ops["seq_end"] != 0)
@@ -145,7 +151,7 @@ def test_a_scan_sees_every_moment_in_order(ops: Operations, shape: Shape, count:
     assert sorted(zip(begins[in_memory.first], begins[in_memory.second], strict=True)) == sorted(wanted)
 
 
-@settings(max_examples=100)
+@settings(max_examples=EXAMPLES // 2)
 @given(operations(), RULES)
 def test_the_same_in_memory(ops: Operations, rule: Meet) -> None:
     found = rule.pairs(ops)
@@ -155,7 +161,7 @@ def test_the_same_in_memory(ops: Operations, rule: Meet) -> None:
     assert pairs == oracle(ops[~steps], rule)
 
 
-@settings(max_examples=100)
+@settings(max_examples=EXAMPLES // 2)
 @given(operations(), SHAPES, st.integers(1, 5))
 def test_the_whole_analysis_is_that_of_the_trace_in_memory(ops: Operations, shape: Shape, cuts: int) -> None:
     """With all rules there are, emulated fallocates and their steps."""
@@ -168,7 +174,7 @@ def test_the_whole_analysis_is_that_of_the_trace_in_memory(ops: Operations, shap
     assert found.to_json() == wanted.to_json()
 
 
-@settings(max_examples=100)
+@settings(max_examples=EXAMPLES // 2)
 @given(operations(), SHAPES, st.lists(st.integers(1, 60), max_size=3), st.integers(1, 30), st.data())
 def test_a_number_that_occurs_twice_is_seen(
     ops: Operations, shape: Shape, edges: list[int], batch: int, data: st.DataObject
@@ -288,13 +294,13 @@ def test_emulated_fallocates_are_looked_for_only_where_they_may_be(tmp_path: Pat
     ops = many(100)
     trace = saved(tmp_path / "t", ops, Shape((0,), 0, 40, True))
     assert not any(group.may_hold(Op.MARK_FALLOCATE) for group in trace.groups)
-    assert all(group.may_hold(Op.FALLOCATE) for group in trace.groups)
+    assert [group.may_hold(Op.FALLOCATE) for group in trace.groups] == [True, True, False]
     assert len(emulated(trace).rows) == 0
     ops["op"][50] = Op.MARK_FALLOCATE
     ops["request"] = 1
     trace = saved(tmp_path / "u", ops, Shape((0,), 0, 40, True))
     assert [group.may_hold(Op.MARK_FALLOCATE) for group in trace.groups] == [False, True, False]
-    assert len(emulated(trace).rows) == 3
+    assert len(emulated(trace).rows) == 2
 
 
 def test_a_trace_without_operations(tmp_path: Path) -> None:
