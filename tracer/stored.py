@@ -203,7 +203,7 @@ class Stored:
         found = np.zeros(len(numbers), OPERATION)
         wanted = np.array(numbers, np.int64)
         of_group = wanted >> GROUP_SHIFT
-        for number in np.unique(of_group).tolist():
+        for number in sorted(set(of_group.tolist())):
             columns = self.read(self.groups[number], NAMES)
             mine = of_group == number
             for name in NAMES:

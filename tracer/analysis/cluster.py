@@ -14,7 +14,7 @@ from typing import Any
 
 from tracer.analysis import shares
 from tracer.analysis.shares import Done, News, Task
-from tracer.errors import EofraceError, InconclusiveError, UnsupportedError, UsageError
+from tracer.errors import InconclusiveError, UnsupportedError, UsageError
 from tracer.report.escape import printable
 from tracer.trace_meta import short
 
@@ -56,8 +56,8 @@ class Cluster:
         for future in distributed.as_completed(futures, loop=self._client.loop):
             try:
                 done: Done = future.result()
-            except EofraceError:
-                raise
+            except UsageError as error:
+                raise type(error)(f"on a worker: {error}") from error
             except distributed.KilledWorker as error:
                 raise InconclusiveError(f"workers were lost again and again: {short(error)}") from error
             except (ImportError, AttributeError) as error:

@@ -1,11 +1,9 @@
 """What `analyze` shows while it works: the first hazards that it meets, and on a terminal how far it is."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 from rich.text import Text
 
 from tracer.analysis.baseline import Baseline
@@ -37,20 +35,16 @@ class _Silent:
 
 
 class _Shown:
-    def __init__(self, rules: Sequence[Rule], known: Baseline, console: Console, bar: Bar) -> None:
+    def __init__(self, rules: Sequence[Rule], known: Baseline, console: Console) -> None:
         self._rules = rules
         self._baseline = known
         self._console = console
-        self._bar = bar
-        self._task = bar.add_task("judging", total=None)
         self._left = _AT_ONCE if console.is_terminal else 1
         self._known: set[object] = set()
 
-    def expect(self, operations: int) -> None:
-        self._bar.update(self._task, total=operations)
+    def expect(self, operations: int) -> None: ...
 
     def told(self, trace: Stored, news: News) -> None:
-        self._bar.advance(self._task, news.operations)
         if not self._left:
             return
         new = [one for one in news.kinds if (trace.path, *one[:2]) not in self._known]
@@ -61,13 +55,34 @@ class _Shown:
             self._left -= 1
 
 
+class _WithBar(_Shown):
+    def __init__(self, rules: Sequence[Rule], known: Baseline, console: Console, stack: contextlib.ExitStack) -> None:
+        super().__init__(rules, known, console)
+        self._stack = stack
+        self._advance: Callable[[int], None] = lambda operations: None
+
+    def expect(self, operations: int) -> None:
+        # A tenth of a second that the first hazard need not wait for.
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        bar = self._stack.enter_context(Progress(*columns, console=self._console, transient=True))
+        task = bar.add_task("judging", total=operations)
+        self._advance = lambda operations: bar.advance(task, operations)
+
+    def told(self, trace: Stored, news: News) -> None:
+        super().told(trace, news)
+        self._advance(news.operations)
+
+
 @contextlib.contextmanager
 def progress(rules: Sequence[Rule], known: Baseline, *, quiet: bool) -> Iterator[Progress]:
     """What shows, on standard error, how a judgement by some rules goes; of hazards, those that are not known."""
     console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
-    if quiet:
-        yield _Silent()
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        yield _Shown(rules, known, console, bar)
+    with contextlib.ExitStack() as stack:
+        if quiet:
+            yield _Silent()
+        elif console.is_terminal:
+            yield _WithBar(rules, known, console, stack)
+        else:
+            yield _Shown(rules, known, console)

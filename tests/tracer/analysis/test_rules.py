@@ -60,6 +60,7 @@ def test_its_example_and_almost(rule: Rule) -> None:
     """And nothing is reported twice: no other rule says anything of either."""
     hazard, almost = rule.example.operations(), rule.almost.operations()
     assert len(rule.pairs(hazard).first) == 1
+    assert rule.pairs(hazard).outcome.dtype == np.uint8
     assert len(rule.pairs(almost).first) == 0
     for other in RULES:
         if other is not rule:
@@ -120,6 +121,12 @@ EXPOSED, SERIALISED, LOST = Outcome.EXPOSED, Outcome.KERNEL_SERIALISED, Outcome.
         ("truncate-below-write", {**CUT, "t_applied": 3000, "size_applied": 4 * K}, INSIDE, LOST),
         ("truncate-below-write", {**CUT, "t_applied": 2999, "size_applied": 4 * K}, INSIDE, EXPOSED),
         ("truncate-below-write", {**CUT, "t_applied": 3000, "size_applied": K}, INSIDE, EXPOSED),
+        (
+            "truncate-below-write",
+            {**CUT, "t_applied": 3000, "size_applied": 4 * K},
+            {**INSIDE, "result": K},
+            EXPOSED,
+        ),
         ("truncate-below-write", {**CUT, "size_end": K}, INSIDE, LOST),
         ("truncate-below-write", {**CUT, "size_end": K - 1}, INSIDE, EXPOSED),
         ("truncate-below-write", {**CUT, "size_end": K}, {**INSIDE, "result": K}, EXPOSED),
