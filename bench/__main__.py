@@ -4,6 +4,7 @@ import sys
 
 import click
 
+from bench.analysis import analysis
 from bench.command import blockstack
 from bench.opening import opening
 from bench.tracing import tracing
@@ -15,6 +16,7 @@ def main() -> None:
     """See the package."""
 
 
+main.add_command(analysis)
 main.add_command(blockstack)
 main.add_command(opening)
 main.add_command(tracing)

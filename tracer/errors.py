@@ -31,6 +31,10 @@ class TraceError(UsageError):
     """A trace file that is missing, truncated, foreign, or breaks the schema."""
 
 
+class RuleError(UsageError):
+    """A hazard rule of another package that cannot be loaded, or breaks; the message names both."""
+
+
 class UnsupportedError(EofraceError):
     """This host cannot do what was asked; the message says what is missing and how to get it."""
 

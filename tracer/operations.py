@@ -37,6 +37,12 @@ class Op(enum.IntEnum):
 WRITES = (Op.AIO_WRITE, Op.URING_WRITE, Op.DIRECT_WRITE, Op.BUFFERED_WRITE)
 """Operations that carry data."""
 
+DIRECT_WRITES = (Op.AIO_WRITE, Op.URING_WRITE, Op.DIRECT_WRITE)
+"""Those that go around the page cache."""
+
+FALLOCATES = (Op.FALLOCATE, Op.MARK_FALLOCATE)
+"""Operations whose `flags` are a mode of fallocate(2)."""
+
 MARKS = (Op.MARK_GUEST_WRITE, Op.MARK_REQUEST, Op.MARK_WAIT, Op.MARK_FALLOCATE)
 """What the driver said of itself; everything else is a system call's effect."""
 

@@ -1,5 +1,6 @@
 """`eofrace analyze` as a user meets it, less the one place that prints errors (`tracer.commands`)."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tracer import trace
+from tracer.analysis.hazards import analyse
+from tracer.analysis.rules import all_rules
 from tracer.commands.analyze import analyze
 from tracer.errors import EofraceError, Status
 from tracer.operations import OPERATION, Op
+from tracer.report.console import Console
+from tracer.report.hazard_text import print_hazards
 from tracer.trace import TraceMeta
 
 K = 1024
@@ -111,7 +116,11 @@ def test_json_on_standard_output(lost: str, quiet: str, capfd: pytest.CaptureFix
                 "dropped": {"const": 0},
                 "unfinished": {"const": 0},
                 "hazards": {"type": "array", "minItems": 1, "maxItems": 1},
-                "counts": {"const": {"post-eof-fallocate": {"exposed": 1, "kernel_serialised": 0, "lost": 1}}},
+                "counts": {
+                    "properties": {"post-eof-fallocate": {"const": {"exposed": 1, "kernel_serialised": 0, "lost": 1}}},
+                    "additionalProperties": {"const": {"exposed": 0, "kernel_serialised": 0, "lost": 0}},
+                    "required": [rule.id for rule in all_rules()],
+                },
                 "verdict": {"const": "corrupt"},
             },
         },
@@ -133,6 +142,114 @@ def test_json_in_a_file(tmp_path: Path, quiet: str) -> None:
 def test_rules(lost: str) -> None:
     assert run("--rule", "post-eof-fallocate", "--rule", "post-eof-fallocate", lost).exit_code == 1
     assert "post-eof-fallocate" in refused("--rule", "nonsense", lost)
+
+
+def test_ignored_rules(lost: str) -> None:
+    assert run("--ignore", "post-eof-fallocate", lost).exit_code == 0
+    assert run("--ignore", "overlapping-writes", "--ignore", "buffered-and-direct", lost).exit_code == 1
+    both = ("--rule", "post-eof-fallocate", "--rule", "truncate-below-write", "--ignore", "post-eof-fallocate")
+    result = run(*both, lost)
+    assert result.exit_code == 0
+    assert "truncate-below-write" in result.stdout
+    assert "post-eof-fallocate" not in result.stdout
+    assert "there are: buffered-and-direct, " in refused("--ignore", "nonsense", lost)
+    assert "all rules are ignored" in refused("--rule", "post-eof-fallocate", "--ignore", "post-eof-fallocate", lost)
+
+
+def test_a_baseline_is_made_and_used(tmp_path: Path) -> None:
+    """The next run has other files, processes and times, and one thing that is new."""
+    known = str(tmp_path / "known.json")
+    before = saved(tmp_path / "before", race(size_end=128 * K))
+    assert run("--write-baseline", known, before).exit_code == 1
+    after = race(size_end=128 * K)
+    after["ino"], after["pid"] = 77, 999
+    after["seq_begin"] += 100
+    after["seq_end"] += 100
+    same = saved(tmp_path / "same", after)
+    result = run("--baseline", known, same)
+    assert result.exit_code == 0
+    assert "baseline: 1 pair of known findings not told" in result.stdout
+    assert "verdict: confirmed" in result.stdout
+    assert "stale" not in result.stdout
+    more = np.concatenate([after, race(size_end=128 * K, comm=b"other")])
+    result = run("--baseline", known, saved(tmp_path / "more", more))
+    assert result.exit_code == 1
+    assert "exposed (post-eof-fallocate): inode 42:" in result.stdout
+    assert "inode 77" not in result.stdout
+
+
+def test_a_baseline_never_hides_a_loss(tmp_path: Path, lost: str) -> None:
+    known = str(tmp_path / "known.json")
+    assert run("--write-baseline", known, saved(tmp_path / "exposed", race(size_end=128 * K))).exit_code == 1
+    result = run("--baseline", known, lost)
+    assert result.exit_code == 1
+    assert "lost (post-eof-fallocate)" in result.stdout
+    assert "stale" not in result.stdout
+    assert run("--write-baseline", known, lost).exit_code == 1
+    assert json.loads((tmp_path / "known.json").read_text())["findings"] == []
+
+
+def test_what_of_a_baseline_is_stale(tmp_path: Path, quiet: str, capfd: pytest.CaptureFixture[str]) -> None:
+    known = str(tmp_path / "known.json")
+    assert run("--write-baseline", known, saved(tmp_path / "exposed", race(size_end=128 * K))).exit_code == 1
+    result = run("--baseline", known, quiet)
+    assert result.exit_code == 0
+    assert 'baseline: stale, nothing matches it: post-eof-fallocate {"first": {"op": "fallocate"' in result.stdout
+    assert "stale" not in run("--baseline", known, "--rule", "overlapping-writes", quiet).stdout
+    assert run("--baseline", known, "--json", "-", quiet).exit_code == 0
+    found = json.loads(capfd.readouterr().out)
+    assert [entry["rule"] for entry in found["stale"]] == ["post-eof-fallocate"]
+    assert found["known"]["post-eof-fallocate"] == {"exposed": 0, "kernel_serialised": 0, "lost": 0}
+    assert run("--json", "-", quiet).exit_code == 0
+    assert not {"stale", "known"} & json.loads(capfd.readouterr().out).keys()
+
+
+def test_a_baseline_that_cannot_be_used(tmp_path: Path, quiet: str) -> None:
+    known = tmp_path / "known.json"
+    known.write_text("{")
+    assert "known.json: not JSON" in refused("--baseline", str(known), quiet)
+    assert "missing.json: cannot open the baseline: No such file" in refused(
+        "--baseline", str(tmp_path / "missing.json"), quiet
+    )
+    assert "no such directory" in refused("--write-baseline", str(tmp_path / "no" / "out"), quiet)
+    assert "would go to the same place" in refused("--write-baseline", "-", "--json", "-", quiet)
+
+
+def test_a_baseline_on_standard_output(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("--write-baseline", "-", saved(tmp_path / "exposed", race(size_end=128 * K))).exit_code == 1
+    [entry] = json.loads(capfd.readouterr().out)["findings"]
+    assert entry["second"] == {"op": "aio_write", "mode": 0, "comm": "qemu-img"}
+
+
+def test_a_thousand_pairs_are_one_finding(tmp_path: Path) -> None:
+    many = np.concatenate([race(size_end=128 * K)] * 999 + [race()])
+    for name, step in (("seq_begin", 4), ("seq_end", 4), ("t_begin", 10_000), ("t_end", 10_000)):
+        many[name] += np.repeat(step * np.arange(1000), 2).astype(many[name].dtype)
+    result = run("--json", str(tmp_path / "out.json"), saved(tmp_path / "a", many))
+    [hazard] = json.loads((tmp_path / "out.json").read_text())["hazards"]
+    assert (hazard["pairs"], hazard["outcome"]) == (1000, "lost")
+    assert hazard["counts"] == {"exposed": 1000, "kernel_serialised": 0, "lost": 1}
+    examples = {name: example["first"]["seq_begin"] for name, example in hazard["examples"].items()}
+    assert examples == {"first": 2, "worst": 3998, "last": 3998}
+    assert "The worst of 1,000 such pairs, 1 lost." in result.stdout
+    assert "    first: exposed: fallocate of 64 KiB at 0 by" in result.stdout
+    assert "    last: lost: fallocate of 64 KiB at 0 by" in result.stdout
+
+
+def test_it_fits_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 80 columns: nothing is cut off, and no word is broken."""
+    monkeypatch.setenv("COLUMNS", "80")
+    ops = np.concatenate([race(), race(size_end=128 * K)])
+    ops["seq_begin"][2:] += 4
+    ops["seq_end"][2:] += 4
+    console = Console(file=io.StringIO(), force_terminal=True, width=200, color_system=None)
+    print_hazards(analyse(ops, TraceMeta()).hazards, console, indent="  ")
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined] # it is the StringIO from above
+    assert 5 < len(lines) < 12
+    assert all(len(line.rstrip()) <= 80 for line in lines)
+    assert all(line.startswith("  ") for line in lines)
+    text = " ".join(" ".join(lines).split())
+    assert "first: lost: fallocate of 64 KiB at 0 by qemu-img 100/101 and aio_write of 64 KiB at 64 KiB" in text
 
 
 def test_bad_input(tmp_path: Path, quiet: str) -> None:

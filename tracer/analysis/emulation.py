@@ -4,13 +4,19 @@ The emulation samples the size, waits, allocates with KEEP_SIZE and truncates to
 the driver marks the whole as one `MARK_FALLOCATE`, and the kernel sees the steps. The steps are not
 operations that a driver chose to run, so rules do not judge them; but what they did to the size is
 evidence from the kernel.
+
+Rules see neither the steps nor this module: the engine leaves the steps out, and hands what an operation did to its
+file's size to them as columns of their own (`DERIVED`).
 """
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tracer.analysis.columns import Columns
 from tracer.analysis.overlaps import I64, MAX_BYTE, dense_groups, overlapping, range_ends, sequence_ends
 from tracer.operations import (
     FALLOC_FL_COLLAPSE_RANGE,
@@ -20,6 +26,17 @@ from tracer.operations import (
     Op,
     Operations,
 )
+from tracer.stored import GROUP_SHIFT, Stored
+
+DERIVED: dict[str, tuple[str, tuple[str, ...]]] = {
+    "size_before": ("size_before", ()),
+    "size_after": ("size_end", ("size_end",)),
+    "t_effect": ("t_applied", ("t_applied",)),
+    "cut_to": ("cut_to", ("flags", "offset", "length", "result", "t_applied", "size_applied")),
+    "truncated": ("truncated", ()),
+}
+"""Columns that rules may read beside those of a trace: the field of `Effects` that says what it is, and the columns
+that it takes beside `seq_end` and `op`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +63,9 @@ def effects(ops: Operations) -> Effects:
     A step has the same inode and the same nonzero `request` as the mark, and lies within it. Of several
     TRUNCATE steps the last one counts.
     """
+    count = len(ops)
     result = Effects(
-        is_step=np.zeros(len(ops), np.bool_),
-        truncated=np.zeros(len(ops), np.bool_),
-        size_before=np.full(len(ops), MAX_BYTE, np.int64),
-        size_end=ops["size_end"].copy(),
-        t_applied=ops["t_applied"].copy(),
-        cut_to=_cut_to(ops),
+        **{name: _alone(name, ops, count) for name in ("is_step", *(field for field, _ in DERIVED.values()))}
     )
     linked = ops["request"] != 0
     marks = np.flatnonzero(linked & (ops["op"] == Op.MARK_FALLOCATE))
@@ -78,7 +91,75 @@ def effects(ops: Operations) -> Effects:
     return result
 
 
-def _cut_to(ops: Operations) -> I64:
+def resolved(ops: Operations) -> Columns:
+    """A whole trace, ops (n,) in any order, as rules see it: without steps, with all columns."""
+    what = effects(ops)
+    derived = {name: getattr(what, field) for name, (field, _) in DERIVED.items()}
+    arrays = {name: ops[name] for name in ops.dtype.names or ()} | derived | {"row": np.arange(len(ops))}
+    return Columns(arrays).take(~what.is_step)
+
+
+@dataclass(frozen=True, slots=True)
+class Emulated:
+    """What has to be known of a trace on disk before any part of it is analysed: its emulated fallocates.
+
+    They are the work of the driver under test, some thousands in a run of `verify`, and all held in memory.
+    """
+
+    rows: I64
+    """Numbers in the trace of their marks and steps, rising."""
+    what: Effects
+    """Of those."""
+
+    def resolve(self, ops: Mapping[str, npt.NDArray[Any]], derived: Collection[str]) -> dict[str, npt.NDArray[Any]]:
+        """Operations (n,) as rules see them: without steps, with these columns of `DERIVED`."""
+        rows = ops["row"]
+        columns = dict(ops)
+        at = np.searchsorted(self.rows, rows)
+        mine = np.flatnonzero(self.rows[np.minimum(at, len(self.rows) - 1)] == rows) if len(self.rows) else at[:0]
+        at = at[mine]
+        for name in derived:
+            field, _ = DERIVED[name]
+            columns[name] = _alone(field, ops, len(rows))
+            columns[name][mine] = getattr(self.what, field)[at]
+        if not len(mine):
+            return columns
+        kept = np.ones(len(rows), np.bool_)
+        kept[mine] = ~self.what.is_step[at]
+        return {name: column[kept] for name, column in columns.items()}
+
+
+def emulated(trace: Stored) -> Emulated:
+    """Find them. Reads one column of the row groups that may hold one. Raises TraceError."""
+    marked = any(
+        np.any(trace.read(group, ("op",), check=False)["op"] == Op.MARK_FALLOCATE)
+        for group in trace.groups
+        if group.may_hold(Op.MARK_FALLOCATE)
+    )
+    kinds = (Op.MARK_FALLOCATE, Op.FALLOCATE, Op.TRUNCATE)
+    groups = [group for group in trace.groups if marked and any(map(group.may_hold, kinds))]
+    found = [np.empty(0, np.int64)]
+    for group in groups:
+        ops = trace.read(group, ("op", "request"))
+        found.append((group.number << GROUP_SHIFT) + np.flatnonzero(np.isin(ops["op"], kinds) & (ops["request"] != 0)))
+    rows = np.concatenate(found)
+    return Emulated(rows, effects(trace.rows(rows.tolist())))
+
+
+def _alone(field: str, ops: Mapping[str, npt.NDArray[Any]] | Operations, count: int) -> npt.NDArray[Any]:
+    """A field of `Effects` for operations (count,) that are not emulated."""
+    match field:
+        case "is_step" | "truncated":
+            return np.zeros(count, np.bool_)
+        case "size_before":
+            return np.full(count, MAX_BYTE, np.int64)
+        case "cut_to":
+            return _cut_to(ops)
+        case _:
+            return np.array(ops[field])
+
+
+def _cut_to(ops: Mapping[str, npt.NDArray[Any]] | Operations) -> I64:
     """`Effects.cut_to` of every operation of ops (n,) by itself.
 
     The kernel was seen to set a size (bpf/applied.c) and, just before that, a larger one: a later write may raise the

@@ -1,20 +1,22 @@
-"""Folds the pairs that rules find into hazards, and the hazards into a verdict.
+"""Makes hazards of the findings of the rules, and a verdict of the hazards.
 
-A trace can hold millions of pairs of the same kind: pairs of one rule, inode, outcome and kinds of operations
-are one hazard, shown by its first pair and counted. Counts are totals over all pairs.
+A trace can hold millions of pairs of the same two code paths: they are one hazard, counted, and shown by its first,
+worst and last pair (`tracer.analysis.findings`). Counts are totals over all pairs.
 """
 
 import enum
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from tracer.analysis.overlaps import dense_groups
+from tracer.analysis.columns import Columns
+from tracer.analysis.findings import NO_GAP, Example, Findings, Kind
+from tracer.analysis.findings import Counts as Counts
 from tracer.analysis.rules import Outcome, Rule, RulePairs, Severity, all_rules
 from tracer.errors import Status
-from tracer.operations import Op, Operations
+from tracer.operations import OPERATION, Op, Operations
 from tracer.trace import TraceMeta, as_dict
 
 SCHEMA = "eofrace.analysis/1"
@@ -61,50 +63,91 @@ class Verdict(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
-    """Pairs that a rule found. `kernel_serialised` and `lost` are disjoint subsets of `exposed`."""
+class Pair:
+    """One dangerous pair. The operations are as `tracer.trace.as_dict` has them."""
 
-    exposed: int = 0
-    kernel_serialised: int = 0
-    lost: int = 0
-
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(
-            self.exposed + other.exposed,
-            self.kernel_serialised + other.kernel_serialised,
-            self.lost + other.lost,
-        )
-
-    def to_json(self) -> dict[str, int]:
-        """As design.md defines it."""
-        return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class Hazard:
-    """One kind of dangerous pair on one inode. The operations are `tracer.trace.as_dict` of its first pair."""
-
-    rule: str
-    severity: Severity
-    ino: int
     first: dict[str, Any]
     second: dict[str, Any]
     outcome: Outcome
     gap_ns: int | None
-    """Later begin minus earlier end of that pair: negative, they overlapped by that much. None: one never ended."""
-    pairs: int
+    """Later begin minus earlier end: negative, they overlapped by that much. None: one never ended."""
 
     def to_json(self) -> dict[str, Any]:
-        """As design.md defines it."""
+        """As design.md defines it for a hazard."""
         return {
-            "rule": self.rule,
-            "severity": self.severity.value,
-            "ino": self.ino,
             "first": self.first,
             "second": self.second,
             "outcome": self.outcome.label,
             "gap_ns": self.gap_ns,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Hazard:
+    """The dangerous pairs of one rule, one file and the same two code paths."""
+
+    rule: str
+    severity: Severity
+    kind: Kind
+    counts: Counts
+    earliest: Pair
+    worst: Pair
+    latest: Pair
+
+    def without_losses(self) -> "Hazard":
+        """The same pairs, of which none was proved to be lost."""
+        pairs = [
+            replace(pair, outcome=min(pair.outcome, Outcome.EXPOSED))
+            for pair in (self.earliest, self.worst, self.latest)
+        ]
+        return Hazard(self.rule, self.severity, self.kind, self.counts.without_losses(), *pairs)
+
+    @property
+    def ino(self) -> int:
+        """The file's inode number."""
+        return self.kind.ino
+
+    @property
+    def first(self) -> dict[str, Any]:
+        """What does the harm, of the worst pair."""
+        return self.worst.first
+
+    @property
+    def second(self) -> dict[str, Any]:
+        """What is harmed, of the worst pair."""
+        return self.worst.second
+
+    @property
+    def gap_ns(self) -> int | None:
+        """`Pair.gap_ns` of the worst pair."""
+        return self.worst.gap_ns
+
+    @property
+    def outcome(self) -> Outcome:
+        """The worst of all pairs."""
+        return self.worst.outcome
+
+    @property
+    def pairs(self) -> int:
+        """How many there are."""
+        return self.counts.exposed
+
+    def to_json(self) -> dict[str, Any]:
+        """As design.md defines it, of the worst pair; beside that the counts by outcome, and three examples."""
+        return {
+            "rule": self.rule,
+            "severity": self.severity.value,
+            "dev": self.kind.dev,
+            "ino": self.kind.ino,
+            **self.worst.to_json(),
             "pairs": self.pairs,
+            "counts": self.counts.to_json(),
+            "paths": {"first": self.kind.first.to_json(), "second": self.kind.second.to_json()},
+            "examples": {
+                "first": self.earliest.to_json(),
+                "worst": self.worst.to_json(),
+                "last": self.latest.to_json(),
+            },
         }
 
 
@@ -116,15 +159,18 @@ class Analysis:
     dropped: int
     unfinished: int
     hazards: tuple[Hazard, ...]
-    """Worst outcome first, then in order of the trace."""
+    """As `worst_first` sorts them."""
     counts: dict[str, Counts]
     """By rule; a rule that found nothing has zeroes."""
     verdict: Verdict
     doubts: tuple[str, ...]
     """Why the trace is not complete evidence, one phrase each."""
+    known: dict[str, Counts] | None = None
+    """By rule, pairs that a baseline has taken out of all else; None: there is no baseline."""
 
     def to_json(self) -> dict[str, Any]:
-        """As design.md defines it."""
+        """As design.md defines it; `known` only where there is a baseline."""
+        known = {} if self.known is None else {rule: count.to_json() for rule, count in self.known.items()}
         return {
             "schema": SCHEMA,
             "operations": self.operations,
@@ -133,25 +179,34 @@ class Analysis:
             "hazards": [hazard.to_json() for hazard in self.hazards],
             "counts": {rule: count.to_json() for rule, count in self.counts.items()},
             "verdict": self.verdict.value,
-        }
+        } | ({} if self.known is None else {"known": known})
 
 
 def analyse(ops: Operations, meta: TraceMeta, rules: Sequence[Rule] | None = None) -> Analysis:
     """Judge a trace, ops (n,) in any order, by some rules (None: all)."""
     rules = all_rules() if rules is None else rules
+    found = [(rule, folded(ops, rule.chunks(ops))) for rule in rules]
+    unfinished = int(np.count_nonzero(ops["seq_end"] == 0))
+    return conclude(meta, len(ops), unfinished, found)
+
+
+def conclude(meta: TraceMeta, operations: int, unfinished: int, found: Sequence[tuple[Rule, Findings]]) -> Analysis:
+    """What some rules make of a trace of so many operations, of which `unfinished` never ended."""
     hazards: list[Hazard] = []
     counts: dict[str, Counts] = {}
-    for rule in rules:
-        found, counts[rule.id] = fold(ops, rule, rule.chunks(ops))
-        hazards += found
-    hazards.sort(key=lambda hazard: (-hazard.outcome, hazard.first["seq_begin"], hazard.second["seq_begin"]))
+    for rule, findings in found:
+        some, counts[rule.id] = hazards_of(rule, findings), findings.counts
+        if rule.rests_on_absence and not is_complete(meta, rule):
+            some, counts[rule.id] = [hazard.without_losses() for hazard in some], counts[rule.id].without_losses()
+        hazards += some
+    hazards.sort(key=worst_first)
     # The recorder may count operations that it could not store; those in the trace are there to be counted.
-    unfinished = max(meta.unfinished, int(np.count_nonzero(ops["seq_end"] == 0)))
-    doubts = _doubts(len(ops), meta.dropped, unfinished, essential_gaps(meta.gaps, rules))
+    unfinished = max(meta.unfinished, unfinished)
+    doubts = _doubts(operations, meta.dropped, unfinished, essential_gaps(meta.gaps, [rule for rule, _ in found]))
     if meta.part is not None:
         doubts = (*doubts, f"part {meta.part} of a recording: pairs with operations of another part are not seen")
     return Analysis(
-        operations=len(ops),
+        operations=operations,
         dropped=meta.dropped,
         unfinished=unfinished,
         hazards=tuple(hazards),
@@ -161,75 +216,73 @@ def analyse(ops: Operations, meta: TraceMeta, rules: Sequence[Rule] | None = Non
     )
 
 
+def is_complete(meta: TraceMeta, rule: Rule) -> bool:
+    """Whether what a rule needs and does not find in a trace did not happen."""
+    return not (meta.dropped or essential_gaps(meta.gaps, [rule]) or meta.part is not None)
+
+
+def worst_first(hazard: Hazard) -> tuple[Any, ...]:
+    """Sorts hazards: by outcome, then by how bad it is when they strike, then in order of the trace."""
+    begins = hazard.earliest.first["seq_begin"], hazard.earliest.second["seq_begin"]
+    return -hazard.outcome, list(Severity).index(hazard.severity), *begins, hazard.rule
+
+
 def merge(analyses: Sequence[Analysis]) -> Analysis:
     """Several traces as one: counts added up, hazards side by side, and the worst verdict.
 
     Hazards stay apart even if they look the same: their operations come from different runs.
     """
-    counts: dict[str, Counts] = {}
-    for rule, count in (item for analysis in analyses for item in analysis.counts.items()):
-        counts[rule] = counts.get(rule, Counts()) + count
+    baselines = [analysis.known for analysis in analyses if analysis.known is not None]
     return Analysis(
         operations=sum(analysis.operations for analysis in analyses),
         dropped=sum(analysis.dropped for analysis in analyses),
         unfinished=sum(analysis.unfinished for analysis in analyses),
         hazards=tuple(hazard for analysis in analyses for hazard in analysis.hazards),
-        counts=counts,
+        counts=_total([analysis.counts for analysis in analyses]),
         verdict=max((analysis.verdict for analysis in analyses), key=lambda verdict: verdict.rank),
         doubts=tuple(dict.fromkeys(doubt for analysis in analyses for doubt in analysis.doubts)),
+        known=_total(baselines) if baselines else None,
     )
+
+
+def _total(parts: Sequence[dict[str, Counts]]) -> dict[str, Counts]:
+    total: dict[str, Counts] = {}
+    for rule, count in (item for part in parts for item in part.items()):
+        total[rule] = total.get(rule, Counts()) + count
+    return total
 
 
 def fold(ops: Operations, rule: Rule, chunks: Iterable[RulePairs]) -> tuple[list[Hazard], Counts]:
     """Pairs that a rule found in ops (n,) as hazards and totals; holds one chunk of pairs at a time."""
-    hazards: dict[tuple[int, ...], Hazard] = {}
-    total = Counts()
+    found = folded(ops, chunks)
+    return hazards_of(rule, found), found.counts
+
+
+def folded(ops: Operations, chunks: Iterable[RulePairs]) -> Findings:
+    """Pairs that a rule found in ops (n,), told apart by their indices there."""
+    found = Findings()
+    columns = Columns({name: ops[name] for name in OPERATION.names or ()} | {"row": np.arange(len(ops))})
     for chunk in chunks:
-        total += Counts(
-            exposed=len(chunk.outcome),
-            kernel_serialised=int(np.count_nonzero(chunk.outcome == Outcome.KERNEL_SERIALISED)),
-            lost=int(np.count_nonzero(chunk.outcome == Outcome.LOST)),
-        )
-        for key, hazard in _fold_chunk(ops, rule, chunk):
-            known = hazards.get(key)
-            if known is None:
-                hazards[key] = hazard
-            else:
-                earlier = min(known, hazard, key=_position)
-                hazards[key] = replace(earlier, pairs=known.pairs + hazard.pairs)
-    return list(hazards.values()), total
+        found.add(columns.take(chunk.first), columns.take(chunk.second), chunk.outcome)
+    return found
 
 
-def _fold_chunk(ops: Operations, rule: Rule, chunk: RulePairs) -> Iterable[tuple[tuple[int, ...], Hazard]]:
-    """Yield each hazard of a chunk of pairs, with what tells it from others."""
-    first, second = ops[chunk.first], ops[chunk.second]
-    ids = dense_groups(first["dev"], first["ino"], chunk.outcome, first["op"], second["op"])
-    order = np.lexsort((second["seq_begin"], first["seq_begin"], ids))
-    _, start, pairs = np.unique(ids[order], return_index=True, return_counts=True)
-    for row, count in zip(order[start], pairs.tolist(), strict=True):
-        one, other = first[row], second[row]
-        outcome = Outcome(int(chunk.outcome[row]))
-        hazard = Hazard(
-            rule=rule.id,
-            severity=rule.severity,
-            ino=int(one["ino"]),
-            first=as_dict(one),
-            second=as_dict(other),
-            outcome=outcome,
-            gap_ns=_gap_ns(one, other),
-            pairs=count,
-        )
-        yield (int(one["dev"]), int(one["ino"]), int(outcome), int(one["op"]), int(other["op"])), hazard
+def hazards_of(rule: Rule, found: Findings) -> list[Hazard]:
+    """What a rule found, told by examples."""
+    return [
+        Hazard(rule.id, rule.severity, kind, finding.counts, *map(_pair, (finding.first, finding.worst, finding.last)))
+        for kind, finding in found.kinds.items()
+    ]
 
 
-def _position(hazard: Hazard) -> tuple[int, int]:
-    return hazard.first["seq_begin"], hazard.second["seq_begin"]
-
-
-def _gap_ns(one: np.void, other: np.void) -> int | None:
-    if one["seq_end"] == 0 or other["seq_end"] == 0:
-        return None
-    return int(max(one["t_begin"], other["t_begin"])) - int(min(one["t_end"], other["t_end"]))
+def _pair(example: Example) -> Pair:
+    first, second = (np.frombuffer(record, OPERATION)[0] for record in (example.first, example.second))
+    return Pair(
+        first=as_dict(first),
+        second=as_dict(second),
+        outcome=Outcome(example.outcome),
+        gap_ns=None if example.gap_ns == NO_GAP else example.gap_ns,
+    )
 
 
 def essential_gaps(gaps: Iterable[str], rules: Sequence[Rule]) -> list[str]:

@@ -90,6 +90,7 @@ def trace(
     end in the kernel; docs/trace.md says what is not seen. Processes are followed with the children that they have and
     will have. Recording ends with the command or the processes, after --duration, or by Ctrl-C.
     """
+    from tracer.analysis.rules import all_rules
     from tracer.capture import run
     from tracer.capture.parts import PART_OPERATIONS
     from tracer.errors import UsageError
@@ -110,6 +111,7 @@ def trace(
         raise UsageError("--rotate is for a directory: name one with -o DIR/")
     if json_file is not None:
         check_writable(json_file)
+    all_rules()  # one that cannot be loaded is told of before anything is recorded
     with status_line("attaching", quiet=quiet) as show:
         captured = run.capture(
             options,

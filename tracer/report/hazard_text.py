@@ -1,13 +1,18 @@
 """Hazards, one sentence each."""
 
+import shutil
 from collections.abc import Sequence
+from typing import Any
 
+from rich.padding import Padding
 from rich.text import Text
 
-from tracer.analysis.hazards import Hazard
+from tracer.analysis.hazards import Hazard, Pair
 from tracer.analysis.rules import Outcome
+from tracer.operations import Op
 from tracer.report.console import Console
 from tracer.report.escape import printable
+from tracer.report.units import size
 
 MAX_SENTENCES = 50
 """Hazards that are told one by one; JSON has all of them."""
@@ -20,40 +25,69 @@ _ENDINGS = {
 
 
 def print_hazards(hazards: Sequence[Hazard], console: Console, *, indent: str = "") -> None:
-    """The first of them, and how many more there are."""
+    """The first of them, each with its examples, and how many more there are.
+
+    A terminal gets lines that fit it; whoever reads a pipe gets a line for each, to search in.
+    """
+    # Not the console's own width: it may have been made wider for a table.
+    width = shutil.get_terminal_size().columns if console.is_terminal else None
     for hazard in hazards[:MAX_SENTENCES]:
-        console.print(Text.assemble(indent, *sentence(hazard)))
+        texts = [(indent, Text.assemble(*sentence(hazard)))]
+        if hazard.pairs > 1:
+            texts += [(indent + "  ", Text(f"{name}: {_told(pair)}")) for name, pair in _examples(hazard)]
+        for margin, text in texts:
+            if width is None:
+                console.print(Text(margin) + text)
+            else:
+                console.print(Padding(text, (0, 0, 0, len(margin))), width=width, soft_wrap=False)
     if len(hazards) > MAX_SENTENCES:
         console.print(f"{indent}and {len(hazards) - MAX_SENTENCES} more; --json has all of them")
 
 
 def sentence(hazard: Hazard) -> list[str | tuple[str, str]]:
-    """A hazard in one sentence, as parts for `rich.text.Text.assemble`."""
+    """A hazard in one sentence about its worst pair, as parts for `rich.text.Text.assemble`."""
     style = {Outcome.LOST: "bold red", Outcome.EXPOSED: "bold yellow"}.get(hazard.outcome, "bold")
-    if hazard.gap_ns is None:
-        together = "in the kernel together, one of them still in flight at the end"
-    else:
-        together = f"in the kernel together for {_duration(max(-hazard.gap_ns, 0))}"
-    like_this = "" if hazard.pairs == 1 else f" The first of {hazard.pairs:,} such pairs."
-    return [
+    ending = _ENDINGS[hazard.outcome]
+    parts: list[str | tuple[str, str]] = [
         (hazard.outcome.label, style),
-        f" ({hazard.rule}): inode {hazard.ino}: {_operation(hazard, 0)} and {_operation(hazard, 1)} were"
-        f" {together}; {_ENDINGS[hazard.outcome]}.{like_this}",
+        f" ({hazard.rule}): inode {hazard.ino}: {_together(hazard.worst)}; {ending}.",
     ]
+    if hazard.pairs > 1:
+        parts.append(f" The worst of {hazard.pairs:,} such pairs{_outcomes(hazard)}.")
+    return parts
 
 
-def _operation(hazard: Hazard, which: int) -> str:
-    row = (hazard.first, hazard.second)[which]
+def _outcomes(hazard: Hazard) -> str:
+    """How many of the pairs are not merely exposed; nothing where all are alike."""
+    counts = hazard.counts
+    kinds = ((counts.lost, Outcome.LOST), (counts.kernel_serialised, Outcome.KERNEL_SERIALISED))
+    told = [f"{count:,} {outcome.label}" for count, outcome in kinds if 0 < count < hazard.pairs]
+    return f", {', '.join(told)}" if told else ""
+
+
+def _examples(hazard: Hazard) -> list[tuple[str, Pair]]:
+    """The first and the last pair: the worst one has its sentence."""
+    return [("first", hazard.earliest), ("last", hazard.latest)]
+
+
+def _told(pair: Pair) -> str:
+    return f"{pair.outcome.label}: {_together(pair)}"
+
+
+def _together(pair: Pair) -> str:
+    both = f"{_operation(pair.first)} and {_operation(pair.second)} were in the kernel"
+    if pair.gap_ns is None:
+        return f"{both} together, one of them still in flight at the end"
+    if pair.gap_ns > 0:
+        return f"{both} {_duration(pair.gap_ns)} apart"
+    return f"{both} together for {_duration(-pair.gap_ns)}"
+
+
+def _operation(row: dict[str, Any]) -> str:
     who = f"{printable(row['comm']) or 'pid'} {row['pid']}/{row['tid']}"
-    return f"{row['op']} of {_size(row['length'])} at {_size(row['offset'])} by {who}"
-
-
-def _size(count: int) -> str:
-    """Bytes, in the largest unit that is exact."""
-    for shift, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
-        if count and not count & ((1 << shift) - 1):
-            return f"{count >> shift} {unit}"
-    return f"{count} B" if count else "0"
+    if row["op"] == Op.TRUNCATE.label:
+        return f"truncate to {size(row['offset'])} by {who}"
+    return f"{row['op']} of {size(row['length'])} at {size(row['offset'])} by {who}"
 
 
 def _duration(ns: int) -> str:

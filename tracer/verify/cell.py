@@ -16,6 +16,7 @@ from tracer.analysis.rules.post_eof_fallocate import RULE, post_eof_fallocates
 from tracer.analysis.verdict import Counts, Judgement, judge
 from tracer.operations import Op, Operations
 from tracer.verify.ground import Ground
+from tracer.verify.others import by_other_rules
 from tracer.verify.play import Played, play
 
 if TYPE_CHECKING:
@@ -152,7 +153,11 @@ def made(
         pairs=guest_pairs(ops, found),
         block_io_delay_ns=played.block_io_delay_ns,
         qemu_img_check=None if readback is None else readback.check,
-        notes=played.notes if readback is None else [*played.notes, *readback.notes],
+        notes=[
+            *played.notes,
+            *([] if readback is None else readback.notes),
+            *by_other_rules(ops, f"{strategy.name} x {fallocate}", ground.evidence),
+        ],
         relies_on_kernel=relies,
     )
 

@@ -6,11 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.analysis.hazards import Counts, Hazard, fold
-from tracer.analysis.rules import Rule, RulePairs, named
+from tracer.analysis.rules import Rule, RulePairs
+from tracer.analysis.rules.post_eof_fallocate import RULE as RULE
 from tracer.operations import OPERATION, Op, Operations
-
-RULE = named("post-eof-fallocate")
-"""The one rule that bpf/watch.c decides."""
 
 MAX_WAITING = 65_536
 """Writes that are kept for a fallocate in flight: 9.5 MB."""

@@ -119,7 +119,7 @@ class _Watch:
         state.hazards += len(hazards)
         for hazard in hazards:
             state.last_hazard = time.time()
-            dev = hazard.first["dev"]
+            dev = hazard.kind.dev
             self._tell(Event(state.last_hazard, dev, self._path(dev, hazard.ino), hazard))
 
     def _path(self, dev: int, ino: int) -> str | None:

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.tracer.analysis.wordless import Wordless
 from tracer.analysis.hazards import Analysis, Counts, Verdict, analyse, merge
-from tracer.analysis.rules import Outcome, Rule, RulePairs, Severity
+from tracer.analysis.rules import Outcome, Rule, RulePairs, Severity, all_rules, named
 from tracer.operations import NONE_RESULT, NONE_SIZE, OPERATION, WRITES, Op, Operations
 from tracer.trace import TraceMeta
 
@@ -27,6 +28,25 @@ OPERATION_SCHEMA: dict[str, Any] = {
     },
 }
 COUNT = {"type": "integer", "minimum": 0}
+COUNTS: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["exposed", "kernel_serialised", "lost"],
+    "properties": {"exposed": COUNT, "kernel_serialised": COUNT, "lost": COUNT},
+}
+PAIR: dict[str, Any] = {
+    "first": OPERATION_SCHEMA,
+    "second": OPERATION_SCHEMA,
+    "outcome": {"enum": ["exposed", "kernel-serialised", "lost"]},
+    "gap_ns": {"type": ["integer", "null"]},
+}
+EXAMPLE = {"type": "object", "additionalProperties": False, "required": list(PAIR), "properties": PAIR}
+PATH = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["op", "mode", "comm"],
+    "properties": {"op": {"type": "string"}, "mode": COUNT, "comm": {"type": "string"}},
+}
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "additionalProperties": False,
@@ -42,28 +62,31 @@ SCHEMA: dict[str, Any] = {
             "items": {
                 "type": "object",
                 "additionalProperties": False,
-                "required": ["rule", "severity", "ino", "first", "second", "outcome", "gap_ns", "pairs"],
-                "properties": {
+                "required": ["rule", "severity", "dev", "ino", *PAIR, "pairs", "counts", "paths", "examples"],
+                "properties": PAIR
+                | {
                     "rule": {"type": "string"},
                     "severity": {"enum": [severity.value for severity in Severity]},
+                    "dev": COUNT,
                     "ino": COUNT,
-                    "first": OPERATION_SCHEMA,
-                    "second": OPERATION_SCHEMA,
-                    "outcome": {"enum": ["exposed", "kernel-serialised", "lost"]},
-                    "gap_ns": {"type": ["integer", "null"]},
                     "pairs": {"type": "integer", "minimum": 1},
+                    "counts": COUNTS,
+                    "paths": {
+                        "type": "object",
+                        "additionalProperties": False,
+                        "required": ["first", "second"],
+                        "properties": {"first": PATH, "second": PATH},
+                    },
+                    "examples": {
+                        "type": "object",
+                        "additionalProperties": False,
+                        "required": ["first", "worst", "last"],
+                        "properties": {"first": EXAMPLE, "worst": EXAMPLE, "last": EXAMPLE},
+                    },
                 },
             },
         },
-        "counts": {
-            "type": "object",
-            "additionalProperties": {
-                "type": "object",
-                "additionalProperties": False,
-                "required": ["exposed", "kernel_serialised", "lost"],
-                "properties": {"exposed": COUNT, "kernel_serialised": COUNT, "lost": COUNT},
-            },
-        },
+        "counts": {"type": "object", "additionalProperties": COUNTS},
     },
 }
 RULE = "post-eof-fallocate"
@@ -89,9 +112,65 @@ def race(base: int = 0, size_end: int = 64 * K, **more: Any) -> list[tuple[Op, i
 
 
 def checked(ops: Operations, **meta: Any) -> Analysis:
-    analysis = analyse(ops, TraceMeta(**meta))
+    """Judged by one rule, so that a test can say what it finds; test_every_rule_judges is for the others."""
+    analysis = analyse(ops, TraceMeta(**meta), [named(RULE)])
     jsonschema.validate(analysis.to_json(), SCHEMA)
     return analysis
+
+
+def test_every_rule_judges() -> None:
+    for rule in all_rules():
+        analysis = analyse(rule.example.operations(), TraceMeta())
+        jsonschema.validate(analysis.to_json(), SCHEMA)
+        assert [(hazard.rule, hazard.severity) for hazard in analysis.hazards] == [(rule.id, rule.severity)]
+        assert set(analysis.counts) == {other.id for other in all_rules()}
+        assert analysis.counts[rule.id].exposed == 1
+        assert analysis.verdict.status == 1
+        assert analyse(rule.almost.operations(), TraceMeta()).verdict == "confirmed"
+
+
+@pytest.mark.parametrize(
+    ("meta", "proved"),
+    [
+        ({}, True),
+        ({"gaps": {"xfs_setattr": "no symbol"}}, True),
+        ({"dropped": 1}, False),
+        ({"gaps": {"truncate": "no symbol"}}, False),
+        ({"gaps": {"the end of the recording": "missing"}}, False),
+        ({"part": 1}, False),
+    ],
+)
+def test_what_is_not_in_an_incomplete_trace_proves_nothing(meta: dict[str, Any], proved: bool) -> None:
+    rule = named("size-going-backwards")
+    analysis = analyse(rule.example.operations(), TraceMeta(**meta), [rule])
+    (hazard,) = analysis.hazards
+    assert analysis.counts == {rule.id: Counts(exposed=1, lost=int(proved))}
+    assert hazard.counts == analysis.counts[rule.id]
+    assert hazard.outcome == (Outcome.LOST if proved else Outcome.EXPOSED)
+    assert {pair.outcome for pair in (hazard.earliest, hazard.worst, hazard.latest)} == {hazard.outcome}
+    assert analysis.verdict == ("corrupt" if proved else "unsafe")
+    # What was seen outweighs what was not: another rule's loss rests on what is there.
+    other = named("truncate-below-write")
+    assert analyse(other.example.operations(), TraceMeta(**meta), [other]).verdict == "corrupt"
+
+
+def test_the_worst_comes_first() -> None:
+    def shifted(rule: Rule, at: int) -> Operations:
+        ops = rule.example.operations()
+        for name in ("seq_begin", "seq_end"):
+            ops[name] += at
+        ops["ino"] = at
+        return ops
+
+    names = ("overlapping-writes", "buffered-and-direct", "eof-block-zeroing", "truncate-below-write")
+    ops = np.concatenate([shifted(named(name), 10 * (i + 1)) for i, name in enumerate(names)])
+    analysis = analyse(ops, TraceMeta())
+    assert [(h.rule, h.outcome.label) for h in analysis.hazards] == [
+        ("truncate-below-write", "lost"),
+        ("eof-block-zeroing", "exposed"),
+        ("buffered-and-direct", "exposed"),
+        ("overlapping-writes", "exposed"),
+    ]
 
 
 def test_a_loss() -> None:
@@ -112,13 +191,48 @@ def test_folding() -> None:
     analysis = checked(trace(*rows))
     summary = [(h.outcome, h.ino, h.first["seq_begin"], h.second["op"], h.pairs) for h in analysis.hazards]
     assert summary == [
-        (Outcome.LOST, 7, 2, "aio_write", 5),
+        (Outcome.LOST, 7, 2, "aio_write", 6),
         (Outcome.LOST, 8, 202, "aio_write", 1),
         (Outcome.LOST, 7, 302, "aio_write", 1),
         (Outcome.LOST, 7, 402, "direct_write", 1),
-        (Outcome.EXPOSED, 7, 102, "aio_write", 1),
     ]
+    assert [(h.counts.exposed, h.counts.lost) for h in analysis.hazards] == [(6, 5), (1, 1), (1, 1), (1, 1)]
     assert analysis.counts == {RULE: Counts(exposed=9, lost=8)}
+
+
+def test_the_first_the_worst_and_the_last_example() -> None:
+    rows = race(0, size_end=128 * K) + race(100) + race(200) + race(300, size_end=128 * K)
+    longest = (*rows[5][:2], 209, *rows[5][3:])  # the fallocate of the third pair
+    rows[4] = (*rows[4][:2], 208, *rows[4][3:])
+    (hazard,) = checked(trace(*rows[:5], longest, *rows[6:])).hazards
+    examples = [hazard.earliest, hazard.worst, hazard.latest]
+    assert [pair.first["seq_begin"] for pair in examples] == [2, 202, 302]
+    assert [pair.second["seq_begin"] for pair in examples] == [1, 201, 301]
+    assert [pair.outcome for pair in examples] == [Outcome.EXPOSED, Outcome.LOST, Outcome.EXPOSED]
+    assert [pair.gap_ns for pair in examples] == [20 - 30, 2020 - 2080, 3020 - 3030]
+    shown = hazard.to_json()
+    assert (shown["first"], shown["second"], shown["gap_ns"]) == (hazard.worst.first, hazard.worst.second, -60)
+    assert shown["examples"]["last"]["first"]["seq_begin"] == 302
+
+
+def test_one_that_never_ended_was_together_for_longest() -> None:
+    rows = race(0, size_end=NONE_SIZE) + race(100, size_end=NONE_SIZE)
+    (hazard,) = checked(trace(*rows[:3], (*rows[3][:2], 0, *rows[3][3:]))).hazards
+    assert (hazard.worst.first["seq_begin"], hazard.gap_ns) == (102, None)
+
+
+def test_code_paths() -> None:
+    rows = [row for i in range(4) for row in race(10 * i, comm=f"pool-{i}7-thread-{i}".encode())]
+    rows += race(100, flags=0x10) + race(200, comm=b"other")
+    analysis = checked(trace(*rows))
+    paths = [(h.pairs, h.to_json()["paths"]["first"]) for h in analysis.hazards]
+    assert paths == [
+        (4, {"op": "fallocate", "mode": 0, "comm": "pool-0-thread-0"}),
+        (1, {"op": "fallocate", "mode": 0x10, "comm": ""}),
+        (1, {"op": "fallocate", "mode": 0, "comm": "other"}),
+    ]
+    # Flags of a write are no code path: they change with the state of the page cache.
+    assert [h.to_json()["paths"]["second"]["mode"] for h in analysis.hazards] == [0, 0, 0]
 
 
 def test_kernel_serialised_is_exposed_all_the_same() -> None:
@@ -178,11 +292,10 @@ def test_merge() -> None:
     assert both.doubts == ("2 records were dropped", "the trace is empty")
 
 
-class Scattered(Rule):
+class Scattered(Wordless, Rule):
     """Names the given pairs, in chunks of three."""
 
-    id, severity, title, explanation = "scattered", Severity.SUSPICIOUS, "", ""
-    needs: frozenset[Op] = frozenset()
+    id = "scattered"
 
     def __init__(self, pairs: list[tuple[int, int, int]]) -> None:
         self._pairs = pairs
@@ -201,13 +314,21 @@ def test_nothing_is_lost_in_folding(pairs: list[tuple[int, int, int]]) -> None:
 
     def key(pair: tuple[int, int, int]) -> tuple[Any, ...]:
         one, other = ops[pair[0]], ops[pair[1]]
-        return Outcome(pair[2]), int(one["ino"]), int(one["dev"]), Op(one["op"]).label, Op(other["op"]).label
+        return int(one["ino"]), int(one["dev"]), Op(one["op"]).label, Op(other["op"]).label
 
-    found = {(h.outcome, h.ino, h.first["dev"], h.first["op"], h.second["op"]): h for h in analysis.hazards}
+    found = {(h.ino, h.kind.dev, h.first["op"], h.second["op"]): h for h in analysis.hazards}
     assert len(found) == len(analysis.hazards)
     assert {k: h.pairs for k, h in found.items()} == Counter(map(key, pairs))
     for wanted, hazard in found.items():
-        first = min(pair[:2] for pair in pairs if key(pair) == wanted)
-        assert (hazard.first["seq_begin"], hazard.second["seq_begin"]) == (2 * first[0] + 1, 2 * first[1] + 1)
+        mine = [pair for pair in pairs if key(pair) == wanted]
+        outcomes = Counter(pair[2] for pair in mine)
+        assert hazard.counts == Counts(len(mine), outcomes[1], outcomes[3])
+        assert hazard.outcome == max(outcomes)
+        for example, pair in ((hazard.earliest, min(mine)), (hazard.latest, max(mine))):
+            numbers = (example.first["seq_begin"], example.second["seq_begin"])
+            assert numbers == (2 * pair[0] + 1, 2 * pair[1] + 1)
+        # Neighbours are 10 ns apart, others more; one operation with itself overlaps for as long as it takes.
+        worst = min(mine, key=lambda pair: (-pair[2], 20 * abs(pair[0] - pair[1]), pair))
+        assert (hazard.first["seq_begin"], hazard.second["seq_begin"]) == (2 * worst[0] + 1, 2 * worst[1] + 1)
     outcomes = Counter(pair[2] for pair in pairs)
     assert analysis.counts["scattered"] == Counts(len(pairs), outcomes[1], outcomes[3])

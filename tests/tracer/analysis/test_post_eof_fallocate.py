@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from tracer.analysis import rules
 from tracer.analysis.rules import Outcome
-from tracer.analysis.rules.post_eof_fallocate import RULE, data_writes, post_eof_fallocates
+from tracer.analysis.rules.post_eof_fallocate import RULE, post_eof_fallocates
+from tracer.analysis.sides import data_writes
 from tracer.errors import UsageError
 from tracer.operations import (
     FALLOC_FL_KEEP_SIZE,

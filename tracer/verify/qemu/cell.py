@@ -17,6 +17,7 @@ from tracer.analysis.verdict import Counts, Judgement, judge
 from tracer.operations import Op
 from tracer.verify.cell import Cell, count
 from tracer.verify.ground import Ground
+from tracer.verify.others import by_other_rules
 from tracer.verify.qemu.daemon import Build
 from tracer.verify.qemu.evidence import beside, kept_apart
 from tracer.verify.qemu.play import play
@@ -73,7 +74,11 @@ def run_cell(
         pairs=guest_pairs(ops, found),
         block_io_delay_ns=None,
         qemu_img_check=None if readback is None else readback.check,
-        notes=played.notes if readback is None else [*played.notes, *readback.notes],
+        notes=[
+            *played.notes,
+            *([] if readback is None else readback.notes),
+            *by_other_rules(ops, name(build, misled=misled), ground.evidence),
+        ],
         driver="qemu",
         qemu=build.version,
         control=misled,

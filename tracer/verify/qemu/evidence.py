@@ -14,7 +14,8 @@ import numpy as np
 from blockstack.journal import GUEST_SHIFT, Entry, Journal, Kind
 from tracer.analysis.conflicts import GuestPairs
 from tracer.analysis.overlaps import overlapping, range_ends, sequence_ends
-from tracer.analysis.rules.post_eof_fallocate import data_writes, post_eof_fallocates
+from tracer.analysis.rules.post_eof_fallocate import post_eof_fallocates
+from tracer.analysis.sides import data_writes
 from tracer.operations import WRITES, Op, Operations
 from tracer.verify.evidence import Evidence, journal_operations, renumber
 

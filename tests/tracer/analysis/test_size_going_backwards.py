@@ -1,0 +1,152 @@
+"""The rule that remembers: against an oracle, wherever the trace is cut, and what explains a size that falls."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.tracer.analysis.generated import plain, traces
+from tracer.analysis.emulation import resolved
+from tracer.analysis.examples import K, as_operations, operation
+from tracer.analysis.rules import Moments, Outcome, moments
+from tracer.analysis.rules.size_going_backwards import RULE
+from tracer.operations import OPERATION, WRITES, Op, Operations
+
+SIZERS = [Op.AIO_WRITE, Op.AIO_WRITE, Op.BUFFERED_WRITE, Op.FALLOCATE, Op.TRUNCATE, Op.MARK_FALLOCATE]
+
+
+def found(ops: Operations) -> list[tuple[int, int]]:
+    pairs = RULE.pairs(ops)
+    assert set(pairs.outcome.tolist()) <= {Outcome.LOST}
+    return sorted(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
+
+
+def oracle(ops: Operations) -> list[tuple[int, int]]:
+    """As the rule is written down: for every look at a size, every write that it may have belied."""
+    rows = plain(ops)
+    for row in rows:
+        mode = row["flags"]
+        row["shortens"] = row["op"] in (Op.TRUNCATE, Op.MARK_FALLOCATE) or (row["op"] == Op.FALLOCATE and mode & 8)
+        row["sets"] = row["op"] == Op.FALLOCATE and not mode & 1 and not row["shortens"]
+
+    def meets(one: dict[str, Any], low: int, high: int) -> bool:
+        return bool(one["seq_begin"] <= high and one["close"] >= low)
+
+    def forgotten(file: tuple[int, int], low: int, high: int) -> bool:
+        """Whether something between two numbers makes all that was known before worthless."""
+        mine = [row for row in rows if (row["dev"], row["ino"]) == file]
+        new = [row["seq_begin"] for row in mine if row["size_begin"] == 0 and not row["shortens"]]
+        return any(low < at <= high for at in new) or any(row["shortens"] and meets(row, low, high) for row in mine)
+
+    pairs: list[tuple[int, int]] = []
+    told: dict[tuple[int, int], int] = {}
+    for i in sorted(range(len(rows)), key=lambda i: rows[i]["seq_begin"]):
+        look = rows[i]
+        file = (look["dev"], look["ino"])
+        if look["shortens"] or look["size_begin"] <= 0 or look["op"] not in (*WRITES, Op.FALLOCATE):
+            continue
+        best: int | None = None
+        for j in sorted(range(len(rows)), key=lambda j: rows[j]["close"]):
+            w = rows[j]
+            if not w["acked"] or (w["dev"], w["ino"]) != file or w["close"] > look["seq_begin"]:
+                continue
+            if forgotten(file, w["seq_begin"], look["seq_begin"]) or w["close"] < told.get(file, 0):
+                continue
+            met = (o for o in rows if o["sets"] and (o["dev"], o["ino"]) == file)
+            if any(meets(o, w["seq_begin"], w["close"]) for o in met):
+                continue
+            if best is None or w["written_end"] > rows[best]["written_end"]:
+                best = j
+        if best is None or look["size_begin"] >= rows[best]["written_end"] or look["open"]:
+            continue
+        if rows[best]["t_end"] >= look["t_begin"]:
+            continue
+        told[file] = look["seq_begin"]
+        if not forgotten(file, look["seq_begin"], look["close"]):
+            pairs.append((i, best))
+    return sorted(pairs)
+
+
+@settings(max_examples=300)
+@given(traces(SIZERS, 9))
+def test_against_the_oracle(ops: Operations) -> None:
+    assert found(ops) == oracle(ops)
+
+
+@settings(max_examples=100)
+@given(traces(SIZERS, 9), st.lists(st.integers(0, 18), max_size=4))
+def test_wherever_it_is_cut(ops: Operations, cuts: list[int]) -> None:
+    seen = resolved(ops)
+    seen = seen.take(RULE.wants(seen))
+    whole = moments(seen, np.ones(len(seen), np.bool_), seen["seq_end"] != 0)
+    scan = RULE.scan()
+    pairs: list[tuple[int, int]] = []
+    edges = sorted({0, len(whole.ended), *(min(cut, len(whole.ended)) for cut in cuts)})
+    for low, high in itertools.pairwise(edges):
+        part = Moments(whole.ops.take(np.arange(low, high)), whole.ended[low:high])
+        for first, second, outcome in scan.feed(part):
+            assert outcome.tolist() == [Outcome.LOST] * len(first)
+            pairs += zip(first["row"].tolist(), second["row"].tolist(), strict=True)
+    assert sorted(pairs) == found(ops)
+
+
+WROTE = operation(Op.AIO_WRITE, 1, 2, 64 * K, 64 * K)
+SHORT = operation(Op.AIO_WRITE, 30, 31, 0, K, size_begin=64 * K)
+
+
+@pytest.mark.parametrize(
+    "explains",
+    [
+        pytest.param(operation(Op.TRUNCATE, 10, 11, 64 * K), id="truncate"),
+        pytest.param(operation(Op.TRUNCATE, 10, 11, 64 * K, result=-5), id="one that failed, who knows where"),
+        pytest.param(operation(Op.TRUNCATE, 10, 0, 64 * K), id="one that never ended"),
+        pytest.param(operation(Op.TRUNCATE, 29, 33, 64 * K), id="one that ended later"),
+        pytest.param(operation(Op.FALLOCATE, 10, 11, 0, 4 * K, flags=0x08), id="collapse range"),
+        pytest.param(operation(Op.MARK_FALLOCATE, 10, 11, 0, 4 * K), id="emulated fallocate"),
+        pytest.param(operation(Op.AIO_WRITE, 10, 11, 0, K, size_begin=0), id="a new file of that number"),
+    ],
+)
+def test_what_explains_a_size_that_falls(explains: Any) -> None:
+    assert found(as_operations((WROTE, SHORT))) == [(1, 0)]
+    assert found(as_operations((WROTE, SHORT, explains))) == []
+    assert found(as_operations((WROTE, SHORT, {**explains, "ino": 2}))) == [(1, 0)]
+
+
+def test_a_fallocate_explains_only_what_it_met() -> None:
+    met = operation(Op.FALLOCATE, 1, 3, 0, 4 * K)
+    assert found(as_operations(({**WROTE, "seq_begin": 2, "seq_end": 4}, SHORT, met))) == []
+    later = operation(Op.FALLOCATE, 5, 6, 0, 4 * K)
+    assert found(as_operations((WROTE, SHORT, later))) == [(1, 0)]
+    keeps = {**met, "flags": 1, "seq_end": 6}
+    assert found(as_operations(({**WROTE, "seq_begin": 2, "seq_end": 4}, SHORT, keeps))) == [(1, 0)]
+
+
+def test_it_is_told_once() -> None:
+    looks = tuple(operation(Op.AIO_WRITE, 30 + 2 * i, 31 + 2 * i, 0, K, size_begin=64 * K) for i in range(5))
+    assert found(as_operations((WROTE, *looks))) == [(1, 0)]
+    again = operation(Op.AIO_WRITE, 50, 51, 64 * K, 64 * K)
+    last = operation(Op.AIO_WRITE, 60, 61, 0, K, size_begin=100 * K)
+    assert found(as_operations((WROTE, *looks, again, last))) == [(1, 0), (7, 6)]
+
+
+def test_the_first_write_of_a_new_file_counts() -> None:
+    assert found(as_operations(({**WROTE, "size_begin": 0}, SHORT))) == [(1, 0)]
+
+
+def test_many_files_of_which_few_shrink() -> None:
+    ops = np.concatenate([as_operations((WROTE, SHORT))] * 500)
+    ops["ino"] = np.arange(1000) // 2
+    ops["seq_begin"], ops["seq_end"] = 2 * np.arange(1000) + 1, 2 * np.arange(1000) + 2
+    ops["t_begin"], ops["t_end"] = ops["seq_begin"], ops["seq_end"]
+    ops["size_begin"][1::2] = 128 * K
+    ops["size_begin"][[11, 701]] = 64 * K
+    order = np.random.default_rng(1).permutation(1000)
+    back = {int(new): old for old, new in enumerate(order.tolist())}
+    assert found(ops[order]) == sorted([(back[11], back[10]), (back[701], back[700])])
+
+
+def test_nothing() -> None:
+    assert found(np.zeros(0, OPERATION)) == []

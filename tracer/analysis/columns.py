@@ -1,0 +1,50 @@
+"""Operations by column: what rules read, without a copy of what they do not read."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+class Columns:
+    """Some operations (n,), of which each column is an array (n,); a selection is gathered when it is read.
+
+    Columns have the names and units of `tracer.operations.OPERATION`, in-flight and unseen values included, and
+    those that `tracer.analysis.emulation` derives. `row` (i64) says which operation of its trace each one is.
+    """
+
+    def __init__(self, arrays: Mapping[str, Array], rows: npt.NDArray[np.int64] | None = None) -> None:
+        self._arrays = arrays
+        self._rows = rows
+        self._gathered: dict[str, Array] = {}
+
+    def __len__(self) -> int:
+        return len(self._arrays["row"] if self._rows is None else self._rows)
+
+    def __getitem__(self, name: str) -> Array:
+        """A column. Raises KeyError for one that is not there."""
+        if self._rows is None:
+            return self._arrays[name]
+        if name not in self._gathered:
+            self._gathered[name] = self._arrays[name][self._rows]
+        return self._gathered[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._arrays
+
+    def take(self, rows: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> "Columns":
+        """Those at the given positions, or for which the mask is true."""
+        positions = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows.astype(np.int64, copy=False)
+        return Columns(self._arrays, positions if self._rows is None else self._rows[positions])
+
+    def kept(self) -> "Columns":
+        """A copy of just these, for whoever keeps a few of many."""
+        return Columns({name: np.array(self[name]) for name in self._arrays})
+
+    @staticmethod
+    def join(parts: Sequence["Columns"]) -> "Columns":
+        """All of some, one or more, that have the same columns, in order."""
+        return Columns({name: np.concatenate([part[name] for part in parts]) for name in parts[0]._arrays})

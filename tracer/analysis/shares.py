@@ -1,0 +1,88 @@
+"""Cuts the work on a trace into tasks that processes or machines do by themselves."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from tracer.analysis.emulation import Emulated
+from tracer.analysis.findings import Finding, Findings, Kind
+from tracer.analysis.rules import Rule, ScanRule
+from tracer.analysis.stream import Window
+from tracer.analysis.sweep import Share, Sweep
+from tracer.stored import LAST_NUMBER, Stored
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Some rules on a share of a trace: all that another process has to know."""
+
+    trace: Stored
+    emulated: Emulated
+    rules: tuple[Rule, ...]
+    share: Share
+    counts: bool
+    """The operations of the share are counted here, and in no other task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a task has found, by the names of its rules, and the operations that it has counted."""
+
+    found: dict[str, Findings]
+    operations: int
+    unfinished: int
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Told while a task runs: operations that it has come past, and what is new to it, as far as it is known by now."""
+
+    operations: int
+    kinds: tuple[tuple[str, Kind, Finding], ...] = ()
+    """Each with the name of its rule."""
+
+
+def run(task: Task) -> Iterator[News | Done]:
+    """Do a task: yields news, and what it has found when it is done. Raises TraceError."""
+    sweep = Sweep(task.trace, task.rules, task.share, task.emulated)
+    found = {rule.id: Findings() for rule in task.rules}
+    told = 0
+    for batch in sweep.run():
+        kinds: list[tuple[str, Kind, Finding]] = []
+        for pairs in batch:
+            of_rule = found[pairs.rule.id]
+            new = of_rule.add(pairs.first, pairs.second, pairs.outcome)
+            kinds += ((pairs.rule.id, kind, of_rule.kinds[kind]) for kind in new)
+        if kinds or sweep.operations > told:
+            yield News(sweep.operations - told if task.counts else 0, tuple(kinds))
+            told = sweep.operations
+    yield Done(found, sweep.operations if task.counts else 0, sweep.unfinished if task.counts else 0)
+
+
+def tasks(trace: Stored, emulated: Emulated, rules: Sequence[Rule], count: int) -> Iterator[Task]:
+    """Cut the work on a trace into about `count` tasks, the earliest first.
+
+    Rules on pairs are cut by time, since one busy file may be nearly all of a trace, scans by file.
+    """
+    scans = tuple(rule for rule in rules if isinstance(rule, ScanRule))
+    others = tuple(rule for rule in rules if rule not in scans)
+    if others or not scans:
+        for window in windows(trace, count):
+            yield Task(trace, emulated, others, Share(window), counts=True)
+    if scans:
+        for bucket in range(count):
+            yield Task(trace, emulated, scans, Share(Window(), bucket, count), counts=not others and bucket == 0)
+
+
+def windows(trace: Stored, count: int) -> list[Window]:
+    """Cut a trace into at most `count` windows of about as many operations each; together they have all numbers."""
+    # By their ends: a row group may begin early because of a few operations that took long.
+    groups = sorted(trace.groups, key=lambda group: group.last_begin)
+    cuts = [0]
+    passed = 0
+    for group in groups:
+        passed += group.rows
+        if passed * count >= len(cuts) * trace.operations and cuts[-1] < group.last_begin + 1 < LAST_NUMBER:
+            cuts.append(group.last_begin + 1)
+    cuts[len(cuts) - (len(cuts) > count) :] = [LAST_NUMBER]
+    return [Window(low, high) for low, high in itertools.pairwise(cuts)]

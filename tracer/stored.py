@@ -1,0 +1,459 @@
+"""A trace on disk, read a row group at a time, by column: as much memory as a row group takes, however long it is.
+
+A trace is a Parquet file, or a directory of parts (`tracer.capture.parts`), of which each holds what ended while it was
+open: a long operation is in a late part, whose first row group begins early. The statistics of the row groups say how
+far back each one reaches; what they say is checked when the group is read.
+
+Nothing is trusted, as `tracer.trace` says: whatever is wrong ends as one TraceError that names the file.
+"""
+
+import dataclasses
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tracer.errors import TraceError, UsageError
+from tracer.operations import NONE_RESULT, NONE_SIZE, OPERATION, Op, Operations
+from tracer.report.escape import printable
+from tracer.trace_meta import MAX_METADATA, TraceMeta, decode, short
+
+Array = npt.NDArray[Any]
+
+PART = re.compile(r"part-(\d{6})\.parquet")
+"""Names of the files of a trace that is a directory."""
+
+LAST_NUMBER = 2**64 - 1
+"""No sequence number reaches it: it stands for the end that never came."""
+
+MAX_GROUP = 1 << 22
+"""Operations in a row group that is still read: some 500 MB in memory. Most tools write 100,000 to 1,000,000."""
+
+MAX_ROW = 1024
+"""Bytes of one operation when unpacked, on average; 170 is usual."""
+
+GROUP_SHIFT = 32
+"""An operation's number in its trace is the number of its row group << GROUP_SHIFT | its place in there."""
+
+_OPEN_FILES = 16
+"""Files that a process keeps open."""
+
+NULLS: dict[str, int] = {
+    "seq_end": 0,
+    "t_end": 0,
+    "cpu_end": 0,
+    "t_applied": 0,
+    "request": 0,
+    "size_begin": NONE_SIZE,
+    "size_end": NONE_SIZE,
+    "size_applied": NONE_SIZE,
+    "result": NONE_RESULT,
+}
+"""Columns that may be null, with what stands for null in memory."""
+
+ENDS = ("seq_end", "t_end", "cpu_end")
+"""Columns that are null exactly for operations in flight."""
+
+_TEXT = pa.dictionary(pa.int32(), pa.string())
+
+COLUMNS: tuple[tuple[str, Any], ...] = (
+    ("seq_begin", pa.uint64()),
+    ("seq_end", pa.uint64()),
+    ("t_begin", pa.int64()),
+    ("t_end", pa.int64()),
+    ("t_applied", pa.int64()),
+    ("op", _TEXT),
+    ("dev", pa.uint64()),
+    ("ino", pa.uint64()),
+    ("offset", pa.int64()),
+    ("length", pa.int64()),
+    ("flags", pa.uint32()),
+    ("size_begin", pa.int64()),
+    ("size_end", pa.int64()),
+    ("size_applied", pa.int64()),
+    ("result", pa.int64()),
+    ("pid", pa.uint32()),
+    ("tid", pa.uint32()),
+    ("cpu_begin", pa.uint16()),
+    ("cpu_end", pa.uint16()),
+    ("comm", _TEXT),
+    ("request", pa.uint64()),
+)
+"""Name and Arrow type of every column, in the file's order."""
+
+NAMES = tuple(name for name, _ in COLUMNS)
+
+_KINDS = dict(COLUMNS)
+
+_LATER = ("size_applied",)
+"""Columns that traces of the same schema did not have once: read as null where they are not there."""
+
+_LABELS = {op.label: int(op) for op in Op}
+
+_Check = tuple[str, tuple[str, ...], Callable[..., npt.NDArray[np.bool_]]]
+
+_CHECKS: tuple[_Check, ...] = (
+    ("a sequence number of 0", ("seq_begin",), lambda begin: begin == 0),
+    (
+        "a sequence number of 2^64 - 1",
+        ("seq_begin", "seq_end"),
+        lambda begin, end: np.maximum(begin, end) == LAST_NUMBER,
+    ),
+    ("a negative offset", ("offset",), lambda offset: offset < 0),
+    ("a negative length", ("length",), lambda length: length < 0),
+    (
+        "a range that ends beyond 2^63 - 1",
+        ("offset", "length"),
+        lambda offset, length: offset > (2**63 - 1) - np.maximum(length, 0),
+    ),
+    *(("a negative size", (name,), lambda size: size < NONE_SIZE) for name in ("size_begin", "size_end")),
+    ("a negative size", ("size_applied",), lambda size: size < NONE_SIZE),
+    *(("a negative time", (name,), lambda time: time < 0) for name in ("t_begin", "t_end", "t_applied")),
+    ("an end before its begin", ("seq_begin", "seq_end"), lambda begin, end: (end != 0) & (end <= begin)),
+    (
+        "a time of end before its time of begin",
+        ("seq_end", "t_begin", "t_end"),
+        lambda end, t_begin, t_end: (end != 0) & (t_end < t_begin),
+    ),
+)
+"""What is wrong with an operation, the columns that show it, and for which operations it holds."""
+
+CHECKED = tuple(dict.fromkeys(name for _, names, _ in _CHECKS for name in names))
+"""Columns that every reader reads, because what is wrong in them must not go unseen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A row group, by what its file says of it; the numbers are sequence numbers."""
+
+    number: int
+    """Of the trace, from 0."""
+    file: int
+    """Index of `Stored.files`."""
+    index: int
+    """Of the file."""
+    rows: int
+    first_begin: int = 0
+    last_begin: int = LAST_NUMBER
+    last_end: int = LAST_NUMBER
+    """LAST_NUMBER: something in it never ended, or that is not known."""
+    kinds: tuple[str, str] | None = None
+    """Smallest and largest `op`, as texts; None: not known."""
+
+    def may_hold(self, op: Op) -> bool:
+        """Whether there can be operations of that kind in it."""
+        return self.kinds is None or self.kinds[0] <= op.label <= self.kinds[1]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A trace that can be read. It can be sent to another process that sees the same files."""
+
+    path: Path
+    files: tuple[Path, ...]
+    meta: TraceMeta
+    groups: tuple[Group, ...]
+    _opened: "dict[Path, OpenFile]" = field(default_factory=dict, compare=False, repr=False)
+    """Files that this process has open; of those, the one used last is the last."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Stored, (self.path, self.files, self.meta, self.groups)
+
+    def absolute(self) -> "Stored":
+        """The same for processes that have another working directory."""
+        return dataclasses.replace(self, files=tuple(file.absolute() for file in self.files), _opened={})
+
+    @property
+    def operations(self) -> int:
+        """How many it holds."""
+        return sum(group.rows for group in self.groups)
+
+    def read(self, group: Group, names: Iterable[str], *, check: bool = True) -> dict[str, Array]:
+        """Columns of a row group, as they are in OPERATION, in the file's order. Raises TraceError.
+
+        Unless the caller will read the group once more, all columns that can be wrong are read and checked.
+        """
+        path = self.files[group.file]
+        parquet = self._file(path).parquet
+        wanted = tuple(names)
+        with _naming(path):
+            columns = read_group(parquet, group.index, tuple(dict.fromkeys((*wanted, *(CHECKED if check else ())))))
+            if check:
+                check_operations(columns)
+            _check_claims(group, columns)
+        return {name: columns[name] for name in wanted}
+
+    def _file(self, path: Path) -> "OpenFile":
+        found = self._opened.pop(path, None) or _open(path)
+        self._opened[path] = found
+        while len(self._opened) > _OPEN_FILES:
+            self._opened.pop(next(iter(self._opened))).parquet.close(force=True)
+        return found
+
+    def rows(self, numbers: Sequence[int]) -> Operations:
+        """Operations by their numbers, in that order. Raises TraceError."""
+        found = np.zeros(len(numbers), OPERATION)
+        wanted = np.array(numbers, np.int64)
+        of_group = wanted >> GROUP_SHIFT
+        for number in sorted(set(of_group.tolist())):
+            columns = self.read(self.groups[number], NAMES)
+            mine = of_group == number
+            for name in NAMES:
+                found[name][mine] = columns[name][wanted[mine] & ((1 << GROUP_SHIFT) - 1)]
+        return found
+
+
+def stored(path: str | Path) -> Stored:
+    """Open a trace, a file or a directory of parts, and look at what each file says of itself: no operation is read.
+
+    A directory that lacks a part, or the last one, has that among the gaps of its metadata. Raises UsageError where
+    something cannot be opened, TraceError where it is no trace: all bad parts of a directory are counted.
+    """
+    path = Path(path)
+    files = parts(path) if path.is_dir() else (path,)
+    groups: list[Group] = []
+    metas: list[TraceMeta] = []
+    bad: list[UsageError] = []
+    for number, file in enumerate(files):
+        try:
+            one = _open(file)
+            if path.is_dir():
+                _check_part(file, one.meta)
+        except UsageError as error:
+            bad.append(error)
+            continue
+        one.parquet.close(force=True)
+        metas.append(one.meta)
+        groups += [
+            dataclasses.replace(group, number=at, file=number) for at, group in enumerate(one.groups, len(groups))
+        ]
+    if bad:
+        more = f" ({len(bad)} of {len(files)} parts cannot be used)" if len(files) > 1 else ""
+        raise type(bad[0])(f"{bad[0]}{more}")
+    return Stored(path, files, whole(metas) if path.is_dir() else metas[0], tuple(groups))
+
+
+def stored_file(file: BinaryIO) -> Stored:
+    """A trace that is one file, which is open."""
+    one = open_file(file)
+    return Stored(Path(), (Path(),), one.meta, one.groups, {Path(): one})
+
+
+def parts(path: Path) -> tuple[Path, ...]:
+    """Files of a trace that is a directory, in order. Raises UsageError."""
+    name = printable(str(path))
+    try:
+        files = tuple(sorted(entry for entry in path.iterdir() if PART.fullmatch(entry.name)))
+    except OSError as error:
+        raise UsageError(f"{name}: cannot open the trace: {error.strerror}") from error
+    if not files:
+        raise UsageError(f"{name}: a directory without a part of a trace (part-000001.parquet, ...)")
+    return files
+
+
+def _check_part(file: Path, meta: TraceMeta) -> None:
+    match = PART.fullmatch(file.name)
+    if match is None or meta.part != int(match[1]):
+        raise TraceError(f"{printable(str(file))}: says that it is part {meta.part}")
+
+
+def whole(metas: Sequence[TraceMeta]) -> TraceMeta:
+    """What is known of a trace whose parts say these, in order."""
+    final = metas[-1]
+    gaps = {hook: why for meta in metas for hook, why in meta.gaps.items()}
+    if not final.last:
+        gaps["the end of the recording"] = "its last part is missing: the recorder was killed, or runs still"
+    if final.part != len(metas):
+        gaps["parts of the recording"] = f"{(final.part or 0) - len(metas)} of them are missing"
+    return dataclasses.replace(
+        final,
+        gaps=gaps,
+        dropped=sum(meta.dropped for meta in metas),
+        unfinished=sum(meta.unfinished for meta in metas),
+        part=None,
+        last=None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """One Parquet file."""
+
+    parquet: Any
+    meta: TraceMeta
+    groups: tuple[Group, ...]
+
+
+def _open(path: Path) -> OpenFile:
+    with naming_unopened(path):
+        # A FIFO would wait for its writer for ever, and a device would never end.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UsageError(f"{printable(str(path))}: not a regular file")
+        file = path.open("rb")
+    with _naming(path):
+        return open_file(file)
+
+
+@contextmanager
+def naming_unopened(path: Path) -> Iterator[None]:
+    """Have what keeps a path from being opened end as UsageError that names it."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{printable(str(path))}: cannot open the trace: {reason}") from error
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Have whatever is wrong with a file end as TraceError that names it."""
+    name = printable(str(path))
+    try:
+        yield
+    except TraceError as error:
+        raise TraceError(f"{name}: {error}") from None
+    # Arrow reports what it cannot decode with half a dozen types, some of them built in.
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        raise TraceError(f"{name}: not a readable Parquet file: {short(error)}") from error
+    except (MemoryError, RecursionError, OverflowError) as error:
+        raise TraceError(f"{name}: too large or too deep to be a trace") from error
+
+
+def open_file(file: BinaryIO) -> OpenFile:
+    """A trace file, less what is in its columns. Raises TraceError, and whatever Arrow raises."""
+    if file.seek(0, 2) == 0:
+        raise TraceError("the file is empty")
+    file.seek(0)
+    parquet = pq.ParquetFile(file, page_checksum_verification=True)
+    meta = decode(parquet.metadata.metadata or {})
+    _check_columns(parquet.schema_arrow)
+    groups = tuple(_group(parquet.metadata.row_group(index), index) for index in range(parquet.num_row_groups))
+    claimed, held = parquet.metadata.num_rows, sum(group.rows for group in groups)
+    if claimed != held:
+        raise TraceError(f"claims {claimed} operations, has {held}")
+    return OpenFile(parquet, meta, groups)
+
+
+def _group(claimed: Any, index: int) -> Group:
+    """A row group by its file's metadata."""
+    rows: int = claimed.num_rows
+    if not 0 <= rows <= MAX_GROUP:
+        raise TraceError(f"a row group of {rows} operations, more than {MAX_GROUP} are not read: write smaller ones")
+    if claimed.total_byte_size > MAX_ROW * rows + MAX_METADATA:
+        raise TraceError(f"a row group of {rows} operations unpacks to {claimed.total_byte_size} bytes")
+    found = {}
+    for at in range(claimed.num_columns):
+        column = claimed.column(at)
+        if column.path_in_schema in ("seq_begin", "seq_end", "op"):
+            found[column.path_in_schema] = column.statistics
+    begin, end, op = (found.get(name) for name in ("seq_begin", "seq_end", "op"))
+    group = Group(0, 0, index, rows)
+    if begin is not None and begin.has_min_max:
+        group = dataclasses.replace(group, first_begin=int(begin.min), last_begin=int(begin.max))
+    if end is not None and end.has_min_max and end.has_null_count and end.null_count == 0:
+        group = dataclasses.replace(group, last_end=int(end.max))
+    if op is not None and op.has_min_max and isinstance(op.min, str) and isinstance(op.max, str):
+        group = dataclasses.replace(group, kinds=(op.min, op.max))
+    return group
+
+
+def _check_columns(schema: Any) -> None:
+    for name, kind in COLUMNS:
+        found = schema.get_all_field_indices(name)
+        # With a column of another name in its place, it is the name that is damaged.
+        if not found and name in _LATER and len(schema) < len(COLUMNS):
+            continue
+        if len(found) != 1:
+            raise TraceError(f"no column {name}" if not found else f"{len(found)} columns {name}")
+        actual = schema.field(name).type
+        text = actual.value_type if pa.types.is_dictionary(actual) else actual
+        # Tools that copy a trace may well write plain strings for dictionaries.
+        is_text = pa.types.is_string(text) or pa.types.is_large_string(text)
+        if not (is_text if pa.types.is_dictionary(kind) else actual == kind):
+            wanted = "string" if pa.types.is_dictionary(kind) else kind
+            raise TraceError(f"column {name} is {short(actual)}, not {wanted}")
+
+
+def read_group(parquet: Any, index: int, names: tuple[str, ...]) -> dict[str, Array]:
+    """Columns of a row group, nulls replaced; what the schema forbids is refused, what values mean is not looked at."""
+    count: int = parquet.metadata.row_group(index).num_rows
+    # Threads of Arrow's own would not help: what is parallel is parallel by processes.
+    table = parquet.read_row_group(index, columns=list(names), use_threads=False)  # those that it has
+    table.validate(full=True)
+    if table.num_rows != count:
+        raise TraceError(f"a row group claims {count} operations, has {table.num_rows}")
+    columns: dict[str, Array] = {}
+    in_flight = None
+    for name in names:
+        if name in _LATER and name not in table.column_names:
+            columns[name] = np.full(count, NULLS[name], OPERATION[name])
+            continue
+        column = table.column(name)
+        if name not in NULLS and column.null_count:
+            raise TraceError(f"column {name} has nulls")
+        if name in ENDS:
+            null = column.is_null().to_numpy()
+            if in_flight is None:
+                in_flight = null
+            elif np.any(null != in_flight):
+                raise TraceError(f"an operation ended and has no {name}, or has one and never ended")
+        if pa.types.is_dictionary(_KINDS[name]):
+            columns[name] = _codes(name, column)
+        else:
+            filled = column.fill_null(NULLS[name]) if column.null_count else column
+            columns[name] = filled.to_numpy()
+    if in_flight is not None and "seq_end" in columns and np.any((columns["seq_end"] == 0) != in_flight):
+        raise TraceError("an operation has a sequence number of 0")
+    return columns
+
+
+def _codes(name: str, column: Any) -> Array:
+    """What a text column (n,) is in memory: `Op` numbers, or `comm` as bytes."""
+    encoded = column.combine_chunks().dictionary_encode() if not pa.types.is_dictionary(column.type) else column
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.unify_dictionaries().combine_chunks()
+    if isinstance(encoded, pa.ChunkedArray):  # of no chunk at all
+        return np.zeros(0, OPERATION[name])
+    words = encoded.dictionary.to_pylist()
+    if name == "op":
+        unknown = [word for word in words if word not in _LABELS]
+        if unknown:
+            raise TraceError(f"unknown operation {short(unknown[0])}")
+        values = np.array([_LABELS[word] for word in words], OPERATION["op"])
+    else:
+        values = np.array([(word or "").encode() for word in words], OPERATION["comm"])
+    if not len(words):
+        return np.zeros(len(encoded), OPERATION[name])
+    return np.asarray(values[encoded.indices.to_numpy(zero_copy_only=False)])
+
+
+def check_operations(columns: Mapping[str, Array] | Operations) -> None:
+    """Check operations (n,), by the columns that are there; raises TraceError for the first kind of damage found."""
+    there = columns.dtype.names or () if isinstance(columns, np.ndarray) else columns
+    for what, names, is_wrong in _CHECKS:
+        if not all(name in there for name in names):
+            continue
+        wrong = is_wrong(*(columns[name] for name in names))
+        if wrong.any():
+            number = f", first at seq_begin {int(columns['seq_begin'][int(np.argmax(wrong))])}"
+            raise TraceError(f"{int(wrong.sum())} of {len(wrong)} operations have {what}{number}")
+
+
+def _check_claims(group: Group, columns: Mapping[str, Array]) -> None:
+    """Raise TraceError where a row group reaches further than its file says: it would be read too late."""
+    if any(len(column) != group.rows for column in columns.values()):
+        raise TraceError("it has changed since it was opened")
+    begin, end = columns.get("seq_begin"), columns.get("seq_end")
+    wrong = begin is not None and bool(np.any((begin < group.first_begin) | (begin > group.last_begin)))
+    if end is not None and group.last_end != LAST_NUMBER:
+        wrong |= bool(np.any((end == 0) | (end > group.last_end)))
+    if wrong:
+        raise TraceError(f"its statistics of row group {group.index} are wrong: write the file again without them")
