@@ -61,7 +61,7 @@ _RISING = ("seq_begin", "seq_end", "t_begin", "t_end", "t_applied")
 _SCATTERED = ("offset",)
 """Columns of which hardly two values are the same: no dictionary of them, but all first bytes, then all second ones."""
 
-_RANGED = ("seq_begin", "seq_end", "t_begin", "t_end", "dev", "ino")
+_RANGED = ("seq_begin", "seq_end", "t_begin", "t_end", "op", "dev", "ino")
 """Columns of which the file says, for every row group, between which values they lie."""
 
 
