@@ -85,8 +85,8 @@ def kill_when_there(victim: Path) -> Callable[[], None]:
     return done
 
 
-def judged(trace: Stored, rules: list[Rule], execute: Execute, cuts: int = 5) -> Analysis:
-    (found,) = analyse_stored([trace], rules, cuts, execute)
+def judged(trace: Stored, rules: list[Rule], execute: Execute) -> Analysis:
+    (found,) = analyse_stored([trace], rules, 2, execute)
     return found
 
 
