@@ -179,6 +179,15 @@ def test_almost_a_pair(name: str, first: Any, second: Any) -> None:
     assert found(rules.named(name), as_operations((first, second))) == []
 
 
+@pytest.mark.parametrize(("offset", "length"), [(0, 4 * K + 1), (8 * K - 1, 4 * K), (4 * K, 1), (8 * K - 1, 1)])
+def test_one_byte_of_a_page_is_enough(offset: int, length: int) -> None:
+    page = operation(Op.BUFFERED_WRITE, 1, 4, 4 * K, 4 * K)
+    other = operation(Op.AIO_WRITE, 2, 3, offset, length)
+    assert found(rules.named("buffered-and-direct"), as_operations((page, other))) == [(0, 1, EXPOSED)]
+    byte = {**page, "offset": 4 * K, "length": 1}
+    assert len(found(rules.named("buffered-and-direct"), as_operations((byte, other)))) == 1
+
+
 @pytest.mark.parametrize("mode", [0x02, 0x03, 0x08, 0x10, 0x11, 0x20])
 def test_modes_that_displace_data(mode: int) -> None:
     rule = rules.named("zeroing-over-write")
