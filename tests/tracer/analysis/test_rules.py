@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from tests.tracer.analysis.generated import plain, together, traces
 from tests.tracer.analysis.oracles import ORACLES
 from tracer.analysis import rules
-from tracer.analysis.emulation import DERIVED
+from tracer.analysis.columns import Columns
+from tracer.analysis.emulation import DERIVED, resolved
 from tracer.analysis.examples import K, as_operations, operation
-from tracer.analysis.rules import Outcome, Rule, Severity
+from tracer.analysis.rules import Outcome, PairRule, Rule, ScanRule, Severity, moments
 from tracer.errors import UsageError
 from tracer.operations import OPERATION, Op, Operations
 from tracer.report import rules_markdown
@@ -74,6 +75,20 @@ def test_the_outcomes_that_it_claims(rule: Rule) -> None:
     [outcome] = rule.pairs(rule.example.operations()).outcome.tolist()
     assert rule.lost or outcome != Outcome.LOST
     assert rule.serialised or outcome != Outcome.KERNEL_SERIALISED
+
+
+@each_rule
+def test_it_reads_what_it_says(rule: Rule) -> None:
+    """The engine reads no other column from the disk."""
+    seen = resolved(np.concatenate([rule.example.operations(), rule.almost.operations()]))
+    ops = Columns({name: seen[name] for name in ("seq_begin", "seq_end", "op", "dev", "ino", "row", *rule.reads)})
+    if isinstance(rule, PairRule):
+        rule.firsts(ops), rule.seconds(ops)
+        rule.judge(ops, ops)
+    else:
+        assert isinstance(rule, ScanRule)
+        rule.wants(ops)
+        list(rule.scan().feed(moments(ops, np.ones(len(ops), np.bool_), ops["seq_end"] != 0)))
 
 
 @each_rule
