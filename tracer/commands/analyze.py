@@ -114,8 +114,10 @@ def analyze(
         with _executing(scheduler, workers, operations) as (execute, count):
             analyses = analyse_stored(opened, judges, count, execute, shown.told)
     if write_baseline is not None:
-        found = (hazard for analysis in analyses for hazard in analysis.hazards)
-        write_text(write_baseline, to_text(of_hazards(found, () if known is None else known.entries)))
+        found = [hazard for analysis in analyses for hazard in analysis.hazards]
+        accepted = of_hazards(found, () if known is None else known.entries)
+        write_text(write_baseline, to_text(accepted))
+        left_out = sum(hazard.counts.lost > 0 for hazard in found)
     if known is not None:
         analyses = [known.hide(analysis) for analysis in analyses]
     total = merge(analyses)
@@ -126,6 +128,9 @@ def analyze(
     if STDOUT not in (target, write_baseline):
         _print(traces, analyses, total)
         _print_baseline(total, stale)
+        if write_baseline is not None:
+            but = f", without {_count(left_out, 'finding')} that lost data" if left_out else ""
+            click.echo(f"baseline: {_count(len(accepted), 'kind')} written to {printable(write_baseline)}{but}")
     ctx.exit(int(total.verdict.status))
 
 

@@ -102,7 +102,7 @@ def test_what_is_wrong_in_a_process_is_told(trace: Stored, tmp_path: Path) -> No
     with pytest.raises(TraceError, match=r"part-00000\d.parquet: 1 of .* operations have a negative offset"):
         judged(bad, list(all_rules()), Processes(2))
     broken = dataclasses.replace(trace, groups=(*trace.groups, None))  # type: ignore[arg-type]
-    (task,) = tasks(trace, emulated(trace), all_rules(), 1)
+    task, *_ = tasks(trace, emulated(trace), all_rules(), 1)
     with pytest.raises(RuntimeError, match=r"a part of the work failed:\nTraceback"):
         list(Processes(2)([dataclasses.replace(task, trace=broken)]))
 
