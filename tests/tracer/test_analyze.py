@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from tracer import trace
 from tracer.analysis.hazards import analyse
-from tracer.analysis.rules import all_rules
+from tracer.analysis.rules import all_rules, named
 from tracer.commands.analyze import analyze
 from tracer.errors import EofraceError, Status
 from tracer.operations import OPERATION, Op
@@ -185,7 +185,9 @@ def test_a_baseline_never_hides_a_loss(tmp_path: Path, lost: str) -> None:
     assert result.exit_code == 1
     assert "lost (post-eof-fallocate)" in result.stdout
     assert "stale" not in result.stdout
-    assert run("--write-baseline", known, lost).exit_code == 1
+    result = run("--write-baseline", known, lost)
+    assert result.exit_code == 1
+    assert f"baseline: 0 kinds written to {known}, without 1 finding that lost data" in result.stdout
     assert json.loads((tmp_path / "known.json").read_text())["findings"] == []
 
 
@@ -234,6 +236,16 @@ def test_a_thousand_pairs_are_one_finding(tmp_path: Path) -> None:
     assert "The worst of 1,000 such pairs, 1 lost." in result.stdout
     assert "    first: exposed: fallocate of 64 KiB at 0 by" in result.stdout
     assert "    last: lost: fallocate of 64 KiB at 0 by" in result.stdout
+
+
+def test_a_pair_that_was_not_together(tmp_path: Path) -> None:
+    ops = named("size-going-backwards").example.operations()
+    text = "aio_write of 4 KiB at 0 by example 100/100 and aio_write of 64 KiB at 64 KiB by example 100/100 were in the"
+    proved = run(saved(tmp_path / "whole", ops))
+    assert f"lost (size-going-backwards): inode 1: {text} kernel 1.0 us apart; data that the second" in proved.stdout
+    doubted = run(saved(tmp_path / "lacking", ops, dropped=1))
+    assert f"{text} kernel 1.0 us apart; what happened between may be what the trace lacks." in doubted.stdout
+    assert "verdict: unsafe" in doubted.stdout
 
 
 def test_it_fits_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

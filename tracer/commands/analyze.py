@@ -35,9 +35,6 @@ _MEANINGS = {
 _FEW = 1_000_000
 """Operations that are judged before other processes would have started."""
 
-_TASKS = 4
-"""Tasks for each process: the last ones to end are not much behind the others."""
-
 EXAMPLES = """\b
 Examples:
   eofrace analyze run.parquet
@@ -117,8 +114,10 @@ def analyze(
         with _executing(scheduler, workers, operations) as (execute, count):
             analyses = analyse_stored(opened, judges, count, execute, shown.told)
     if write_baseline is not None:
-        found = (hazard for analysis in analyses for hazard in analysis.hazards)
-        write_text(write_baseline, to_text(of_hazards(found, () if known is None else known.entries)))
+        found = [hazard for analysis in analyses for hazard in analysis.hazards]
+        accepted = of_hazards(found, () if known is None else known.entries)
+        write_text(write_baseline, to_text(accepted))
+        left_out = sum(hazard.counts.lost > 0 for hazard in found)
     if known is not None:
         analyses = [known.hide(analysis) for analysis in analyses]
     total = merge(analyses)
@@ -129,17 +128,20 @@ def analyze(
     if STDOUT not in (target, write_baseline):
         _print(traces, analyses, total)
         _print_baseline(total, stale)
+        if write_baseline is not None:
+            but = f", without {_count(left_out, 'finding')} that lost data" if left_out else ""
+            click.echo(f"baseline: {_count(len(accepted), 'kind')} written to {printable(write_baseline)}{but}")
     ctx.exit(int(total.verdict.status))
 
 
 @contextlib.contextmanager
 def _executing(scheduler: str | None, workers: int | None, operations: int) -> Iterator[tuple[Execute, int]]:
-    """Who does the work, and into how many tasks it is cut."""
+    """Who does the work, and how many they are."""
     if scheduler is not None or workers is not None:
         from tracer.analysis import cluster
 
         with cluster.scheduler(scheduler) if scheduler is not None else cluster.local(workers or 1) as found:
-            yield found, _TASKS * max(found.count, workers or 1)
+            yield found, max(found.count, 1)
         return
     cores = len(os.sched_getaffinity(0))
     if cores == 1 or operations <= _FEW:
@@ -147,7 +149,7 @@ def _executing(scheduler: str | None, workers: int | None, operations: int) -> I
         return
     from tracer.analysis.processes import Processes
 
-    yield Processes(cores), _TASKS * cores
+    yield Processes(cores), cores
 
 
 def _print(traces: Sequence[Path], analyses: list[Analysis], total: Analysis) -> None:

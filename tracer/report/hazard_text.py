@@ -23,6 +23,9 @@ _ENDINGS = {
     Outcome.KERNEL_SERIALISED: "the kernel applied them in a safe order",
 }
 
+_UNEXPLAINED = "what happened between may be what the trace lacks"
+"""Of a pair that was not in the kernel together."""
+
 
 def print_hazards(hazards: Sequence[Hazard], console: Console, *, indent: str = "") -> None:
     """The first of them, each with its examples, and how many more there are.
@@ -48,6 +51,8 @@ def sentence(hazard: Hazard) -> list[str | tuple[str, str]]:
     """A hazard in one sentence about its worst pair, as parts for `rich.text.Text.assemble`."""
     style = {Outcome.LOST: "bold red", Outcome.EXPOSED: "bold yellow"}.get(hazard.outcome, "bold")
     ending = _ENDINGS[hazard.outcome]
+    if hazard.outcome is Outcome.EXPOSED and (hazard.gap_ns or 0) > 0:
+        ending = _UNEXPLAINED
     parts: list[str | tuple[str, str]] = [
         (hazard.outcome.label, style),
         f" ({hazard.rule}): inode {hazard.ino}: {_together(hazard.worst)}; {ending}.",

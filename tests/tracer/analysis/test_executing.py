@@ -85,8 +85,8 @@ def kill_when_there(victim: Path) -> Callable[[], None]:
     return done
 
 
-def judged(trace: Stored, rules: list[Rule], execute: Execute, cuts: int = 5) -> Analysis:
-    (found,) = analyse_stored([trace], rules, cuts, execute)
+def judged(trace: Stored, rules: list[Rule], execute: Execute) -> Analysis:
+    (found,) = analyse_stored([trace], rules, 2, execute)
     return found
 
 
@@ -102,7 +102,7 @@ def test_what_is_wrong_in_a_process_is_told(trace: Stored, tmp_path: Path) -> No
     with pytest.raises(TraceError, match=r"part-00000\d.parquet: 1 of .* operations have a negative offset"):
         judged(bad, list(all_rules()), Processes(2))
     broken = dataclasses.replace(trace, groups=(*trace.groups, None))  # type: ignore[arg-type]
-    (task,) = tasks(trace, emulated(trace), all_rules(), 1)
+    task, *_ = tasks(trace, emulated(trace), all_rules(), 1)
     with pytest.raises(RuntimeError, match=r"a part of the work failed:\nTraceback"):
         list(Processes(2)([dataclasses.replace(task, trace=broken)]))
 
@@ -154,8 +154,8 @@ def test_dask_finds_the_same_and_a_lost_worker_costs_time(trace: Stored, wanted:
 def test_nothing_is_left_when_it_is_stopped(tmp_path: Path, words: list[str], number: int) -> None:
     from tests.tracer.begun import wait_until_begun
 
-    saved(tmp_path / "t", many(3_000_000), Shape((0,), 0, 1 << 16, True))
-    program = "from tracer.commands import main; main()"
+    saved(tmp_path / "t", many(500_000), Shape((0,), 0, 1 << 16, True))
+    program = "from tracer.commands import analyze, main; analyze._FEW = 0; main()"
     command = [sys.executable, "-c", program, "analyze", *words, str(tmp_path / "t")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         wait_until_begun(process.pid)

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from tests.tracer.analysis.generated import plain, together, traces
 from tests.tracer.analysis.oracles import ORACLES
 from tracer.analysis import rules
-from tracer.analysis.emulation import DERIVED
+from tracer.analysis.columns import Columns
+from tracer.analysis.emulation import DERIVED, resolved
 from tracer.analysis.examples import K, as_operations, operation
-from tracer.analysis.rules import Outcome, Rule, Severity
+from tracer.analysis.rules import Outcome, PairRule, Rule, ScanRule, Severity, moments
 from tracer.errors import UsageError
 from tracer.operations import OPERATION, Op, Operations
 from tracer.report import rules_markdown
@@ -74,6 +75,20 @@ def test_the_outcomes_that_it_claims(rule: Rule) -> None:
     [outcome] = rule.pairs(rule.example.operations()).outcome.tolist()
     assert rule.lost or outcome != Outcome.LOST
     assert rule.serialised or outcome != Outcome.KERNEL_SERIALISED
+
+
+@each_rule
+def test_it_reads_what_it_says(rule: Rule) -> None:
+    """The engine reads no other column from the disk."""
+    seen = resolved(np.concatenate([rule.example.operations(), rule.almost.operations()]))
+    ops = Columns({name: seen[name] for name in ("seq_begin", "seq_end", "op", "dev", "ino", "row", *rule.reads)})
+    if isinstance(rule, PairRule):
+        rule.firsts(ops), rule.seconds(ops)
+        rule.judge(ops, ops)
+    else:
+        assert isinstance(rule, ScanRule)
+        rule.wants(ops)
+        list(rule.scan().feed(moments(ops, np.ones(len(ops), np.bool_), ops["seq_end"] != 0)))
 
 
 @each_rule
@@ -177,6 +192,15 @@ def test_outcomes_and_their_limits(name: str, first: Any, second: Any, outcome: 
 )
 def test_almost_a_pair(name: str, first: Any, second: Any) -> None:
     assert found(rules.named(name), as_operations((first, second))) == []
+
+
+@pytest.mark.parametrize(("offset", "length"), [(0, 4 * K + 1), (8 * K - 1, 4 * K), (4 * K, 1), (8 * K - 1, 1)])
+def test_one_byte_of_a_page_is_enough(offset: int, length: int) -> None:
+    page = operation(Op.BUFFERED_WRITE, 1, 4, 4 * K, 4 * K)
+    other = operation(Op.AIO_WRITE, 2, 3, offset, length)
+    assert found(rules.named("buffered-and-direct"), as_operations((page, other))) == [(0, 1, EXPOSED)]
+    byte = {**page, "offset": 4 * K, "length": 1}
+    assert len(found(rules.named("buffered-and-direct"), as_operations((byte, other)))) == 1
 
 
 @pytest.mark.parametrize("mode", [0x02, 0x03, 0x08, 0x10, 0x11, 0x20])

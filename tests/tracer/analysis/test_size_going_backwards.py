@@ -124,6 +124,16 @@ def test_a_fallocate_explains_only_what_it_met() -> None:
     assert found(as_operations(({**WROTE, "seq_begin": 2, "seq_end": 4}, SHORT, keeps))) == [(1, 0)]
 
 
+@pytest.mark.parametrize("op", [Op.TRUNCATE, Op.FALLOCATE])
+def test_what_was_over_before_explains_nothing(op: Op) -> None:
+    """Two at once, of which both have to end."""
+    wrote = operation(Op.AIO_WRITE, 20, 21, 64 * K, 64 * K)
+    one, two = operation(op, 10, 12, 64 * K), operation(op, 11, 13, 64 * K)
+    assert found(as_operations((wrote, SHORT, one, two))) == [(1, 0)]
+    assert found(as_operations((wrote, SHORT, one, {**two, "seq_end": 22}))) == []
+    assert found(as_operations((wrote, SHORT, {**one, "seq_end": 23}, two))) == []
+
+
 def test_it_is_told_once() -> None:
     looks = tuple(operation(Op.AIO_WRITE, 30 + 2 * i, 31 + 2 * i, 0, K, size_begin=64 * K) for i in range(5))
     assert found(as_operations((WROTE, *looks))) == [(1, 0)]
