@@ -22,6 +22,7 @@ PROGRAM = (
     "applied.c",
     "place.c",
     "direct_write.c",
+    "aio.c",
     "copies.c",
     "mappings.c",
     "io_uring.c",

@@ -87,10 +87,43 @@ struct submission {
 	u64 kiocb_seq;		/* its seq_begin */
 	u32 total;		/* numbers in the block */
 	u32 left;		/* numbers left in it */
-	u32 seen;		/* writes to watched files that find_bypassing() found among the iocbs */
 	u16 cpu;
 	u8 kind;		/* OP_AIO_WRITE, OP_URING_WRITE; 0: over */
 	u8 linked;		/* 1: the next io_uring request waits for the last one */
+	/* Of io_submit(2), for aio.c: */
+	u8 notes;		/* NOTES_*: its iocbs are noted when it begins; 0: they are not */
+	u8 late;		/* 1: they are noted when it is over */
+	u8 unread;		/* 1: not all completions could be read */
+	u8 steps;		/* programs that may yet look for completions, or for what a write has met */
+	u32 at;			/* the next iocb to be looked at */
+	u32 until;		/* iocbs to be looked at */
+	u32 submitted;		/* iocbs that were, when it is over */
+	u32 seen;		/* of them, writes to files that are traced */
+	u32 noted;		/* writes that are in the map aio_writes */
+	u32 direct;		/* of those noted, with O_DIRECT */
+	u32 came;		/* of those, that came to iomap */
+	u64 iocb;		/* user address of the last struct iocb that came there */
+	u32 ring_tail;		/* place behind the last completion when it began; NO_TAIL: not seen */
+	u32 event;		/* place of the next completion to be looked at */
+	u64 end_inode;		/* address of the struct inode that writes append to; 0: none */
+	s64 end_at;		/* bytes; where the next of them goes */
+	s64 appended;		/* bytes, by all of them */
+};
+
+struct aio_key {
+	u64 tgid;		/* process */
+	u64 iocb;		/* user address of the struct iocb */
+};
+
+/* A write of an io_submit(2) that a thread is in, which has not come to iomap, or whose result nobody has told yet. */
+struct aio_write {
+	struct operation op;	/* op.op 0: it is expected there */
+	u64 inode;		/* address of struct inode */
+	u8 direct;		/* 1: to a descriptor with O_DIRECT */
+	u8 place;		/* PLACE_* */
+	u8 came;		/* 1: it came to iomap after all */
+	u8 heard;		/* 1: op.result is what its completion says */
+	u8 ended;		/* 1: its io_submit is over, and so is the write */
 };
 
 /* A direct write between iomap_dio_rw() and iomap_dio_complete(). */
@@ -165,6 +198,7 @@ BPF_HASH(calls, u64, struct call, 16384);		/* pid_tgid -> system call of a threa
 BPF_TABLE("lru_hash", u64, struct submission, submissions, 16384);	/* pid_tgid -> its last submission */
 BPF_ARRAY(placed_writes, struct placed_write, WRITE_PLACES);	/* home_of() -> write in flight */
 BPF_HASH(writes, u64, struct write, 65536);		/* address of struct kiocb -> write in flight without a place */
+BPF_HASH(aio_writes, struct aio_key, struct aio_write, 16384);
 BPF_ARRAY(applied, struct applied, APPLIED_SLOTS);	/* applied_slot() -> the last write there */
 BPF_TABLE("lru_hash", u64, struct operation, punts, 16384);	/* address of struct kiocb -> begin of a write for a worker */
 BPF_HASH(urings, u64, struct uring, 16384);		/* address of struct io_kiocb -> request */
@@ -493,10 +527,11 @@ static inline void submit(struct operation *op)
 /* What to make of operations: record.c or watch.c. */
 static inline void fallocate_begun(struct operation *op);
 static inline void leave(struct operation *op);		/* it has ended */
+static inline int leave_at_once(struct operation *op);	/* the same of a write; 0: on_io_submit_met() has to do it */
 static inline int is_applied_of_interest(void);		/* of a write */
 
-/* The operation is over: number it and let it go. inode 0: its size is not of interest (any more). */
-static inline void finish(struct operation *op, u64 inode, s64 result)
+/* The operation is over: number it. inode 0: its size is not of interest (any more). */
+static inline void end_now(struct operation *op, u64 inode, s64 result)
 {
 	op->result = result;
 	op->cpu_end = bpf_get_smp_processor_id();
@@ -510,6 +545,12 @@ static inline void finish(struct operation *op, u64 inode, s64 result)
 	 * operation had cut it off.
 	 */
 	op->size_end = inode ? inode_size(inode) : NONE_SIZE;
+}
+
+/* And let it go. */
+static inline void finish(struct operation *op, u64 inode, s64 result)
+{
+	end_now(op, inode, result);
 	leave(op);
 }
 

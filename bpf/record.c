@@ -13,3 +13,9 @@ static inline void leave(struct operation *op)
 {
 	submit(op);
 }
+
+static inline int leave_at_once(struct operation *op)
+{
+	submit(op);
+	return 1;
+}

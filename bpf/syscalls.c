@@ -40,6 +40,7 @@ int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 	s64 offset = -1;
 	u64 length = 0;
 	u64 flags = 0;
+	struct submission *s;
 	u32 fd = SYSCALL_ARG(regs, 0);
 	u8 copies = 0;
 	u32 rwf = 0;
@@ -49,7 +50,9 @@ int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 	case NR_io_uring_enter:
 		kind = ctx->args[1] == NR_io_submit ? OP_AIO_WRITE : OP_URING_WRITE;
 		length = SYSCALL_ARG(regs, 1);
-		submit_enter(kind == OP_AIO_WRITE ? length : (u32)length, SYSCALL_ARG(regs, 2), kind);
+		s = submit_enter(kind == OP_AIO_WRITE ? length : (u32)length, SYSCALL_ARG(regs, 2), kind);
+		if (s && kind == OP_AIO_WRITE)
+			aio_enter(ctx, s);
 		return 0;
 	case NR_creat:
 		kind = OP_OPEN;
@@ -170,7 +173,11 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx)
 	switch (FIELD(u64, ctx->args[0], OFF_pt_regs_nr)) {
 	case NR_io_submit:
 	case NR_io_uring_enter:
-		submit_exit(ctx->args[1]);
+		submit_exit(ctx);
+		break;
+	case NR_io_getevents:
+	case NR_io_pgetevents:
+		fetched(ctx);
 		break;
 	case NR_fallocate:
 	case NR_ftruncate:

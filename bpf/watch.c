@@ -210,24 +210,30 @@ static inline void meet(struct operation *op, s64 end, struct zero_write *zero)
 	op->slot |= BELOW(op->seq_begin, READ_ONCE(zero->forgotten)) >> 63 << WRITE_UNSURE_SHIFT;
 }
 
-static inline void write_ended(struct operation *op)
+/* Whether a write that has ended was in the kernel together with a post-EOF fallocate of its set. */
+static inline int may_have_met(struct operation *op)
 {
 	u32 at = op->ino % WATCH_SETS;
 	struct zero_set *set = zero_sets.lookup(&at);
-	struct zero_write *zero;
-	s64 end = end_of(op);
 	u64 begun, ended;
-	int i;
 
 	if (!set || op->result <= 0)
-		return;
+		return 0;
 	ended = READ_ONCE(set->ended);
 	barrier();
 	begun = READ_ONCE(set->begun);
 	barrier();
-	if (begun == ended && READ_ONCE(set->last_end) < op->seq_begin)
-		return;
-	at *= WATCH_SLOTS;
+	return begun != ended || READ_ONCE(set->last_end) >= op->seq_begin;
+}
+
+/* Look for those that it has met. */
+static inline void write_met(struct operation *op)
+{
+	u32 at = op->ino % WATCH_SETS * WATCH_SLOTS;
+	struct zero_write *zero;
+	s64 end = end_of(op);
+	int i;
+
 #pragma clang loop unroll(disable)
 	for (i = 0; i < WATCH_SLOTS; i++) {
 		u32 place = at + i;
@@ -256,15 +262,46 @@ static inline int is_applied_of_interest(void)
 	return flying && *flying;
 }
 
-static inline void leave(struct operation *op)
+static inline void count_seen(struct operation *op)
 {
 	int kind = op->op;
 	u64 *counter = seen.lookup(&kind);
 
 	if (counter)
 		(*counter)++;
-	if (kind == OP_FALLOCATE)
+}
+
+static inline void leave(struct operation *op)
+{
+	count_seen(op);
+	if (op->op == OP_FALLOCATE)
 		zero_write_ended(op);
-	else if (kind != OP_TRUNCATE)
-		write_ended(op);
+	else if (op->op != OP_TRUNCATE && may_have_met(op))
+		write_met(op);
+}
+
+static inline int leave_at_once(struct operation *op)
+{
+	count_seen(op);
+	return !may_have_met(op);
+}
+
+/* The write that on_io_submit_end() has looked at last has met something, perhaps: one at a time, for the verifier. */
+int on_io_submit_met(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct submission *s = submission_of_thread();
+	struct aio_key key;
+	struct aio_write *w;
+
+	if (!s)
+		return 0;
+	s->at--;
+	key = aio_key_of(iocb_at(s));
+	s->at++;
+	w = aio_writes.lookup(&key);
+	if (w)
+		write_met(&w->op);
+	forget_aio(&key);
+	aio_programs.call(ctx, AIO_END);
+	return 0;
 }

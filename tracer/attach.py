@@ -27,14 +27,14 @@ RECORD_BYTES = (OPERATION.itemsize + 7) // 8 * 8
 
 LIMITS = (
     "truncate(2) on a path is seen by kprobe, or else on XFS and ext4; on others it counts as dropped",
-    "writes by io_submit(2) are seen where they pass through iomap (direct I/O of XFS, ext4, f2fs, btrfs without "
-    "checksums); others count as dropped",
+    "writes by io_submit(2) that do not pass through iomap are read from the process' memory; what it does not hold "
+    "counts as dropped",
     "system calls of 32-bit processes are not seen",
     "a file on overlayfs must be watched on the file system below it",
 )
 """What no hook covers on any host."""
 
-_IN_FLIGHT = (b"calls", b"placed_writes", b"writes", b"urings")
+_IN_FLIGHT = (b"calls", b"placed_writes", b"writes", b"urings", b"aio_writes")
 """Maps of what has begun; each value begins with the operation."""
 
 _NOT_ENDED = {"seq_end": 0, "t_end": 0, "cpu_end": 0, "size_end": NONE_SIZE, "result": NONE_RESULT}
@@ -265,6 +265,16 @@ class Probes:
                 return f"{error} {said()}".strip()
         return None
 
+    def _go_on(self, table: bytes, number: int, program: str) -> str | None:
+        """Load a program that others end with (a tail call), by its number in a table; the reason if that fails."""
+        with quiet() as said:
+            try:
+                loaded = self._program.load_func(program.encode(), self._bcc.BPF.RAW_TRACEPOINT)
+                self._program[table][ctypes.c_int(number)] = ctypes.c_int(loaded.fd)
+            except Exception as error:  # bcc raises nothing more specific
+                return f"{error} {said()}".strip()
+        return None
+
     def _function(self, probe: Probe, mechanism: Mechanism) -> str | None:
         """Attach a program to a function by kprobe or kfunc; the reason if that is not possible."""
         with quiet() as said:
@@ -330,6 +340,7 @@ def attach(
             _attach_uring(probes, info)
             _attach_fallocate(probes, plan)
             _attach_direct(probes, plan)
+            _load_aio(probes, watching=table is not None)
             for tracepoint in ("sys_exit", "sys_enter"):
                 _require(probes._raw(tracepoint), f"raw tracepoint {tracepoint}")
             probes.mechanisms["system calls"] = "raw tracepoints sys_enter, sys_exit"
@@ -419,6 +430,14 @@ def _attach_uring(probes: Probes, info: btf.Btf) -> None:
             f"{reason}: buffered writes, fallocates and truncations by io_uring, and writes that it refuses, "
             "are not seen"
         )
+
+
+def _load_aio(probes: Probes, *, watching: bool) -> None:
+    """The programs that those on system calls go on with, in the order of AIO_* in bpf/aio.c."""
+    steps = ("io_submit_count", "io_submit_note", "io_submit_hear", "io_submit_end", "io_submit_met", "io_getevents")
+    for number, step in enumerate(steps):
+        if step != "io_submit_met" or watching:
+            _require(probes._go_on(b"aio_programs", number, f"on_{step}"), f"the program on_{step}")
 
 
 _PAIRS = {Mechanism.KPROBE: "kprobe and kretprobe", Mechanism.KFUNC: "kfunc and kretfunc (fentry, fexit)"}

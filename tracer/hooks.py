@@ -44,12 +44,13 @@ _SYSCALLS = (
     *("write", "writev", "pwrite64", "pwritev", "pwritev2"),
     *("copy_file_range", "sendfile", "splice", "ioctl", "truncate", "open_by_handle_at", "mmap"),
     *("ftruncate", "fallocate", "io_submit", "io_uring_enter", "open", "openat", "openat2", "creat"),
+    *("io_getevents", "io_pgetevents"),
 )
 _CALLBACKS = ("aio_complete_rw", "io_complete_rw", "io_complete_rw_iopoll")
 _MACHINES: dict[str, tuple[tuple[int, ...], dict[str, str]]] = {
     # Numbers of _SYSCALLS; where pt_regs has a system call's and a function's arguments, and its result.
     "x86_64": (
-        (1, 20, 18, 296, 328, 326, 40, 275, 16, 76, 304, 9, 77, 285, 209, 426, 2, 257, 437, 85),
+        (1, 20, 18, 296, 328, 326, 40, 275, 16, 76, 304, 9, 77, 285, 209, 426, 2, 257, 437, 85, 208, 333),
         {"arg": "di si dx r10 r8 r9", "carg": "di si dx cx", "ret": "ax", "nr": "orig_ax"},
     ),
 }
@@ -72,7 +73,7 @@ _MEMBERS = (
     *("iov_iter.count", "iov_iter.data_source"),
 )
 _OPTIONAL = (
-    *("aio_kiocb.ki_res.data", "io_kiocb.cqe.user_data", "io_kiocb.cmd", "io_kiocb.file"),
+    *("aio_kiocb.ki_res.data", "aio_kiocb.ki_res.obj", "io_kiocb.cqe.user_data", "io_kiocb.cmd", "io_kiocb.file"),
     *("io_kiocb.opcode", "io_kiocb.flags", "io_kiocb.cqe.fd", "io_rw.len", "io_uring_cqe.res"),
     *("io_sync.off", "io_sync.len", "io_sync.mode", "io_ftrunc.len"),
     *("io_open.how.flags", "io_open.file_slot", "io_splice.off_out", "io_splice.len"),
