@@ -23,6 +23,7 @@ PROGRAM = (
     "place.c",
     "direct_write.c",
     "aio.c",
+    "before.c",
     "copies.c",
     "mappings.c",
     "io_uring.c",

@@ -14,6 +14,10 @@
 
 static inline void aio_came(struct submission *s, u64 kiocb);	/* aio.c */
 static inline void aio_given_up(struct submission *s);
+static inline int begin_in_call_before(u64 kiocb, struct operation *op);	/* before.c */
+static inline int may_continue_before(u64 kiocb);
+static inline int write_from_before(u64 kiocb, s64 result, struct write *w);
+static inline void lose_before(void);
 
 static inline struct placed_write *home_of(u64 kiocb)
 {
@@ -195,7 +199,11 @@ static inline void begin_in_call(u64 kiocb, struct write *w)
 	u64 id = bpf_get_current_pid_tgid();
 	struct call *call = calls.lookup(&id);
 
-	if (!call || call->kind != OP_DIRECT_WRITE || call->inode != w->inode)
+	if (!call) {
+		begin_in_call_before(kiocb, &w->op);
+		return;
+	}
+	if (call->kind != OP_DIRECT_WRITE || call->inode != w->inode)
 		return;
 	if (call->op.op) {
 		w->op.seq_begin = call->op.seq_begin;
@@ -237,6 +245,8 @@ static inline void begin_in_submission(u64 kiocb, struct write *w)
 			punts.delete(&kiocb);
 		}
 	}
+	if (!w->op.seq_begin && !s && w->op.op == OP_AIO_WRITE)
+		begin_in_call_before(kiocb, &w->op);
 	if (!w->op.seq_begin)
 		w->op.seq_begin = take_numbers(1);
 	if (s && s->kind == w->op.op) {
@@ -309,8 +319,10 @@ static inline void begin_write(u64 kiocb, u64 iter)
 		w.op.seq_begin = take_numbers(1);
 	if (!w.op.t_begin)
 		w.op.t_begin = bpf_ktime_get_ns();
-	if (keep_write(kiocb, &w))
+	if (keep_write(kiocb, &w)) {
 		count_drop(DROP_MAP);
+		lose_before();
+	}
 	return;
 stale:
 	count_drop(DROP_STALE);
@@ -366,19 +378,22 @@ static inline int may_continue(u64 kiocb, struct write *w, s64 result)
 		return s && s->kiocb == kiocb;
 	}
 	call = calls.lookup(&id);
-	return call && call->kiocb == kiocb;
+	return call ? call->kiocb == kiocb : may_continue_before(kiocb);
 }
 
 static inline void complete_write(u64 kiocb, s64 result)
 {
-	struct write *w = find_write(kiocb);
+	struct write before = {}, *w = find_write(kiocb);
 
-	if (!w)
-		return;
-	if (may_continue(kiocb, w, result))
+	if (!w) {
+		if (write_from_before(kiocb, result, &before))
+			return;
+		w = &before;
+	} else if (may_continue(kiocb, w, result)) {
 		w->tried = result;
-	else
-		end_write(kiocb, w, result);
+		return;
+	}
+	end_write(kiocb, w, result);
 }
 
 #if !BY_FUNCTION

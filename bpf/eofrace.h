@@ -157,6 +157,19 @@ struct uring {
 	u8 slot;		/* 1: the file it opens gets no descriptor */
 };
 
+/* Of operations that had begun when recording did: before.c. */
+struct before {
+	u64 numbers;		/* given out so far, of BEFORE_NUMBERS */
+	s64 when;		/* ns, CLOCK_MONOTONIC; when recording began */
+	u64 lost;		/* 1: a begin that was seen was not kept */
+};
+
+/* A thread that was in a system call when recording began. */
+struct marked {
+	u64 kiocb;		/* address of the struct kiocb that has come to iomap in it; 0: none */
+	u64 kiocb_seq;		/* its seq_begin */
+};
+
 /* When a write took effect: a cache, where one write may push out another's. */
 struct applied {
 	u64 inode;		/* address of struct inode */
@@ -199,6 +212,9 @@ BPF_TABLE("lru_hash", u64, struct submission, submissions, 16384);	/* pid_tgid -
 BPF_ARRAY(placed_writes, struct placed_write, WRITE_PLACES);	/* home_of() -> write in flight */
 BPF_HASH(writes, u64, struct write, 65536);		/* address of struct kiocb -> write in flight without a place */
 BPF_HASH(aio_writes, struct aio_key, struct aio_write, 16384);
+BPF_ARRAY(before_all, struct before, 1);
+BPF_HASH(marked_threads, u64, struct marked, 16384);	/* pid_tgid */
+BPF_HASH(aio_contexts, u64, u64, 4096);			/* io_submit's context -> process (tgid) that had it */
 BPF_ARRAY(applied, struct applied, APPLIED_SLOTS);	/* applied_slot() -> the last write there */
 BPF_TABLE("lru_hash", u64, struct operation, punts, 16384);	/* address of struct kiocb -> begin of a write for a worker */
 BPF_HASH(urings, u64, struct uring, 16384);		/* address of struct io_kiocb -> request */
@@ -524,6 +540,9 @@ static inline void submit(struct operation *op)
 		count_drop(DROP_RING);
 }
 
+/* It had begun before anybody looked (before.c); 0 if there is a number for it. */
+static inline int begin_before(struct operation *op);
+
 /* What to make of operations: record.c or watch.c. */
 static inline void fallocate_begun(struct operation *op);
 static inline void leave(struct operation *op);		/* it has ended */
@@ -570,11 +589,12 @@ static inline int begin_on_file(struct call *call, u64 file, u8 kind)
 	return 0;
 }
 
-static inline void enter_call(struct call *call)
+/* before: it had begun before anybody looked (before.c). */
+static inline void enter_call(struct call *call, u8 before)
 {
 	u64 id = bpf_get_current_pid_tgid();
 
-	if (call->kind == OP_FALLOCATE)
+	if (call->kind == OP_FALLOCATE && !before)
 		fallocate_begun(&call->op);
 	if (calls.update(&id, call))
 		count_drop(DROP_MAP);

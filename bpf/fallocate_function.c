@@ -14,6 +14,7 @@ static inline void fallocate_begin(u64 file, u32 mode, s64 offset, s64 length)
 	struct call *before = calls.lookup(&id);
 	struct call call = {};
 
+	marked_threads.delete(&id);	/* whatever it was in, that is over */
 	if (before && !before->by_function)
 		return;
 	if (before)
@@ -27,7 +28,7 @@ static inline void fallocate_begin(u64 file, u32 mode, s64 offset, s64 length)
 	call.op.flags = mode;
 	call.op.offset = offset;
 	call.op.length = length;
-	enter_call(&call);
+	enter_call(&call, 0);
 }
 
 static inline void fallocate_return(s64 result)

@@ -8,7 +8,7 @@
  * What several of them share is called once: it is inlined wherever it is called, and
  * the compiler needs its time for every copy.
  */
-static inline void call_enter(u64 regs, u32 fd, u8 kind, u8 copies, s64 offset, u64 length, u32 rwf)
+static inline void call_enter(u64 regs, u32 fd, u8 kind, u8 copies, s64 offset, u64 length, u32 rwf, u8 before)
 {
 	u64 file = file_of(fd);
 	struct call call = {};
@@ -19,9 +19,11 @@ static inline void call_enter(u64 regs, u32 fd, u8 kind, u8 copies, s64 offset, 
 		map_enter(file);
 		return;
 	}
-	if (kind == OP_FALLOCATE && is_no_fallocate(file))
+	if (kind == OP_FALLOCATE && !before && is_no_fallocate(file))
 		return;
 	if (begin_on_file(&call, file, kind))
+		return;
+	if (before && begin_before(&call.op))
 		return;
 	if (kind == OP_FALLOCATE)
 		fallocate_enter(&call, regs);
@@ -30,10 +32,11 @@ static inline void call_enter(u64 regs, u32 fd, u8 kind, u8 copies, s64 offset, 
 	else
 		write_enter(&call, file, offset, length, rwf);
 	call.copies = copies;
-	enter_call(&call);
+	enter_call(&call, before);
 }
 
-int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
+/* A thread enters a system call, or is about to leave one that it had entered before anybody looked. */
+static inline int call_of_thread(struct bpf_raw_tracepoint_args *ctx, u64 nr, u8 before)
 {
 	u64 regs = ctx->args[0];
 	u8 kind = OP_DIRECT_WRITE;
@@ -45,10 +48,12 @@ int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 	u8 copies = 0;
 	u32 rwf = 0;
 
-	switch (ctx->args[1]) {
+	switch (nr) {
 	case NR_io_submit:
 	case NR_io_uring_enter:
-		kind = ctx->args[1] == NR_io_submit ? OP_AIO_WRITE : OP_URING_WRITE;
+		if (before)
+			return 0;
+		kind = nr == NR_io_submit ? OP_AIO_WRITE : OP_URING_WRITE;
 		length = SYSCALL_ARG(regs, 1);
 		s = submit_enter(kind == OP_AIO_WRITE ? length : (u32)length, SYSCALL_ARG(regs, 2), kind);
 		if (s && kind == OP_AIO_WRITE)
@@ -125,21 +130,27 @@ int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 	if (kind == OP_OPEN && (!(flags & O_TRUNC_BIT) || flags & O_PATH_BIT))
 		return 0;
 	if (kind == OP_OPEN || kind == OP_PATH) {
-		path_enter(kind, length);
+		path_enter(kind, length, before);
 		return 0;
 	}
-	call_enter(regs, fd, kind, copies, offset, length, rwf);
+	call_enter(regs, fd, kind, copies, offset, length, rwf, before);
 	return 0;
 }
 
-static inline void call_exit(s64 result)
+int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
+{
+	return call_of_thread(ctx, ctx->args[1], 0);
+}
+
+/* -1: nothing is known of the call. */
+static inline int call_exit(s64 result)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	struct call *call = calls.lookup(&id);
 	int ended = 1;
 
 	if (!call)
-		return;
+		return -1;
 	if (call->kind == OP_OPEN) {
 		ended = open_exit(call, result);
 		result = 0;
@@ -166,6 +177,37 @@ static inline void call_exit(s64 result)
 	if (ended)
 		finish(&call->op, call->inode, result);
 	calls.delete(&id);
+	return 0;
+}
+
+BPF_PROG_ARRAY(exit_programs, 1);
+
+/* Of a marked thread. */
+int on_exit_from_before(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct marked *found = marked_threads.lookup(&id);
+	struct marked thread;
+
+	if (!found)
+		return 0;
+	thread = *found;
+	marked_threads.delete(&id);
+	if (thread.kiocb) {
+		end_failed(thread.kiocb, thread.kiocb_seq, ctx->args[1]);
+		return 0;
+	}
+	call_of_thread(ctx, FIELD(u64, ctx->args[0], OFF_pt_regs_nr), 1);
+	call_exit(ctx->args[1]);
+	return 0;
+}
+
+static inline void exit_from_before(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 id = bpf_get_current_pid_tgid();
+
+	if (marked_threads.lookup(&id))
+		exit_programs.call(ctx, 0);
 }
 
 int on_sys_exit(struct bpf_raw_tracepoint_args *ctx)
@@ -196,7 +238,8 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx)
 	case NR_sendfile:
 	case NR_splice:
 	case NR_ioctl:
-		call_exit(ctx->args[1]);
+		if (call_exit(ctx->args[1]))
+			exit_from_before(ctx);
 		break;
 	}
 	return 0;

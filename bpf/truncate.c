@@ -13,7 +13,7 @@
 #define FMODE_CREATED	0x100000	/* linux/fs.h: the file is new, and was empty */
 
 /* Which file that is, is known later. */
-static inline void path_enter(u8 kind, s64 size)
+static inline void path_enter(u8 kind, s64 size, u8 before)
 {
 	struct call call = {};
 
@@ -21,10 +21,12 @@ static inline void path_enter(u8 kind, s64 size)
 		return;
 	begin_now(&call.op);
 	call.op.seq_begin = take_numbers(1);
+	if (before && begin_before(&call.op))
+		return;
 	call.op.op = OP_TRUNCATE;
 	call.op.offset = size;
 	call.kind = kind;
-	enter_call(&call);
+	enter_call(&call, before);
 }
 
 /* The file that an open has truncated; 0 if it was made by it, or is not traced. */

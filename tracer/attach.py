@@ -9,6 +9,7 @@ import ctypes
 import mmap
 import os
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +19,9 @@ import numpy as np
 import bpf
 from tracer import btf, hooks, interrupts
 from tracer.errors import UnsupportedError
-from tracer.hooks import WATCHED_FILES, Mechanism, Plan, Probe, Selection, Table
+from tracer.hooks import BEFORE_NUMBERS, WATCHED_FILES, Mechanism, Plan, Probe, Selection, Table
 from tracer.loader import attach_kfunc, build, import_bcc, quiet
-from tracer.operations import NONE_RESULT, NONE_SIZE, OPERATION, WRITES, Op, Operations
+from tracer.operations import NONE_CPU, NONE_RESULT, NONE_SIZE, OPERATION, WRITES, Op, Operations
 
 RECORD_BYTES = (OPERATION.itemsize + 7) // 8 * 8
 """A record in the ring: an OPERATION, padded as the C compiler pads it."""
@@ -39,6 +40,9 @@ _IN_FLIGHT = (b"calls", b"placed_writes", b"writes", b"urings", b"aio_writes")
 
 _NOT_ENDED = {"seq_end": 0, "t_end": 0, "cpu_end": 0, "size_end": NONE_SIZE, "result": NONE_RESULT}
 """What an operation in flight has there."""
+
+_NOT_THERE = 1
+"""BPF_NOEXIST of linux/bpf.h."""
 
 _NAME_BYTES = 64
 """Bytes of one component of a path in bpf/eofrace.h, the NUL at its end among them."""
@@ -85,6 +89,11 @@ class Probes:
         self._table = table
         self._misses_offset = info.offset("bpf_prog_info.recursion_misses")
         self._programs: dict[str, Any] = {}
+        self._by_file = True
+        self._attached = 0
+        """ns, CLOCK_MONOTONIC; before anything was seen."""
+        self._reserved = 0
+        """Numbers that user space has given to what had begun before."""
         self._watched: dict[tuple[int, int], set[tuple[int, int]]] = {}
         self._untold: set[tuple[int, int]] = set()
         """Watched files that may be truncated by path without a word of their file systems."""
@@ -140,6 +149,33 @@ class Probes:
                         # A place may be another write's by now: to delete it there is to write zeroes.
                         if bytes(entries[key])[: OPERATION.itemsize] == bytes(leaf)[: OPERATION.itemsize]:
                             del entries[key]
+
+    def may_record(self, dev: int, ino: int) -> bool:
+        """Whether operations on this file are recorded, if those of the process are."""
+        return not self._by_file or (dev, ino) in self._watched
+
+    def expect_exit(self, pid: int, tid: int) -> None:
+        """The thread may be in a system call that it had entered before the programs were attached."""
+        table = self._program[b"marked_threads"]
+        table[ctypes.c_uint64(pid << 32 | tid)] = table.Leaf(0, 0)
+
+    def expect_submission(self, pid: int, tid: int, count: int, iocbs: int) -> None:
+        """The same of io_submit(2) with so many iocbs, of which it has the array at that address."""
+        if not 0 < count <= BEFORE_NUMBERS - self._reserved:
+            return
+        table = self._program[b"submissions"]
+        leaf = table.Leaf()
+        leaf.seq_next, leaf.t_begin, leaf.iocbs = BEFORE_NUMBERS + 1 + self._reserved, self._attached, iocbs
+        leaf.total = leaf.left = count
+        leaf.cpu, leaf.kind = NONE_CPU, Op.AIO_WRITE
+        key = table.Key(pid << 32 | tid)
+        # Not if the thread has come back meanwhile, and was seen to enter another one.
+        if self._bcc.lib.bpf_update_elem(table.map_fd, ctypes.byref(key), ctypes.byref(leaf), _NOT_THERE) == 0:
+            self._reserved += count
+
+    def expect_context(self, context: int, pid: int) -> None:
+        """Writes by io_submit(2) may be in flight that this process has submitted to one of its contexts."""
+        self._program[b"aio_contexts"][ctypes.c_uint64(context)] = ctypes.c_uint64(pid)
 
     def follow(self, pid: int) -> None:
         """Record operations of this process, and of the children that it makes from now on."""
@@ -245,6 +281,13 @@ class Probes:
         (self._untold.add if untold else self._untold.discard)(file)
         self._program[b"untold"][ctypes.c_int(0)] = ctypes.c_uint8(bool(self._untold))
 
+    def _start(self) -> None:
+        """From now on operations may be seen: what had begun before has the numbers below."""
+        self._attached = time.monotonic_ns()
+        self._program[b"sequence"][ctypes.c_int(0)] = ctypes.c_uint64(2 * BEFORE_NUMBERS)
+        table = self._program[b"before_all"]
+        table[ctypes.c_int(0)] = table.Leaf(0, self._attached, 0)
+
     def _misses(self, fd: int) -> int:
         if self._misses_offset is None:
             return 0
@@ -340,7 +383,10 @@ def attach(
             _attach_uring(probes, info)
             _attach_fallocate(probes, plan)
             _attach_direct(probes, plan)
+            probes._by_file = selection.by_file
             _load_aio(probes, watching=table is not None)
+            _require(probes._go_on(b"exit_programs", 0, "on_exit_from_before"), "the program on_exit_from_before")
+            probes._start()
             for tracepoint in ("sys_exit", "sys_enter"):
                 _require(probes._raw(tracepoint), f"raw tracepoint {tracepoint}")
             probes.mechanisms["system calls"] = "raw tracepoints sys_enter, sys_exit"

@@ -46,6 +46,8 @@ _SYSCALLS = (
     *("ftruncate", "fallocate", "io_submit", "io_uring_enter", "open", "openat", "openat2", "creat"),
     *("io_getevents", "io_pgetevents"),
 )
+CHANGING_CALLS = frozenset(_SYSCALLS) - {"io_submit", "io_uring_enter", "io_getevents", "io_pgetevents", "mmap"}
+"""System calls that are operations, or may be."""
 _CALLBACKS = ("aio_complete_rw", "io_complete_rw", "io_complete_rw_iopoll")
 _MACHINES: dict[str, tuple[tuple[int, ...], dict[str, str]]] = {
     # Numbers of _SYSCALLS; where pt_regs has a system call's and a function's arguments, and its result.
@@ -73,7 +75,9 @@ _MEMBERS = (
     *("iov_iter.count", "iov_iter.data_source"),
 )
 _OPTIONAL = (
-    *("aio_kiocb.ki_res.data", "aio_kiocb.ki_res.obj", "io_kiocb.cqe.user_data", "io_kiocb.cmd", "io_kiocb.file"),
+    *("aio_kiocb.ki_res.data", "aio_kiocb.ki_res.obj", "aio_kiocb.ki_ctx", "kioctx.user_id"),
+    *("io_kiocb.tctx", "io_kiocb.task", "io_uring_task.task"),
+    *("io_kiocb.cqe.user_data", "io_kiocb.cmd", "io_kiocb.file"),
     *("io_kiocb.opcode", "io_kiocb.flags", "io_kiocb.cqe.fd", "io_rw.len", "io_uring_cqe.res"),
     *("io_sync.off", "io_sync.len", "io_sync.mode", "io_ftrunc.len"),
     *("io_open.how.flags", "io_open.file_slot", "io_splice.off_out", "io_splice.len"),
@@ -150,6 +154,10 @@ class Selection:
 
 
 WATCHED_FILES = Selection()
+
+BEFORE_NUMBERS = 1 << 15
+"""Sequence numbers for operations that had begun before recording did, as the kernel's side finds them; as many are for
+those that user space finds. All others begin behind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,10 +335,7 @@ def macros(
     table: Table | None = None,
 ) -> dict[str, int]:
     """What the C files want to know of this host."""
-    machine = platform.machine()
-    if machine not in _MACHINES:
-        raise UnsupportedError(f"tracing on {machine} is not supported: use {' or '.join(_MACHINES)}")
-    numbers, registers = _MACHINES[machine]
+    numbers, registers = _machine()
     found = btf.offsets(info, _MEMBERS) | {path: info.offset(path) or 0 for path in _OPTIONAL}
     values = {f"OFF_{path.replace('.', '_')}": offset for path, offset in found.items()}
     of_btrfs = _subvolumes(info)
@@ -361,7 +366,20 @@ def macros(
         "NAME_ALL": int(table is None),
         "WATCH_SETS": table.sets if table else 0,
         "WATCH_SLOTS": table.slots if table else 0,
+        "BEFORE_NUMBERS": BEFORE_NUMBERS,
     }
+
+
+def system_calls() -> dict[str, int]:
+    """Their numbers on this machine. Raises `UnsupportedError`."""
+    return dict(zip(_SYSCALLS, _machine()[0], strict=True))
+
+
+def _machine() -> tuple[tuple[int, ...], dict[str, str]]:
+    machine = platform.machine()
+    if machine not in _MACHINES:
+        raise UnsupportedError(f"tracing on {machine} is not supported: use {' or '.join(_MACHINES)}")
+    return _MACHINES[machine]
 
 
 def _head(offsets: dict[str, int], members: tuple[str, ...]) -> int:
