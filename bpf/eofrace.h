@@ -201,6 +201,7 @@ enum drop {
 	DROP_PLACE,		/* a write to nobody knows where in its file */
 	DROP_UNWATCHED,		/* an operation that the table of watch.c had no room for */
 	DROP_THREAD,		/* a change of a watched file by a thread of the kernel */
+	DROP_COMPAT,		/* a system call of a 32-bit process on a file that is traced */
 	DROP_KINDS,
 };
 
@@ -545,6 +546,7 @@ static inline int begin_before(struct operation *op);
 
 /* What to make of operations: record.c or watch.c. */
 static inline void fallocate_begun(struct operation *op);
+static inline void end_unseen(struct operation *op);	/* it has ended, nobody knows when and how */
 static inline void leave(struct operation *op);		/* it has ended */
 static inline int leave_at_once(struct operation *op);	/* the same of a write; 0: on_io_submit_met() has to do it */
 static inline int is_applied_of_interest(void);		/* of a write */
@@ -589,6 +591,18 @@ static inline int begin_on_file(struct call *call, u64 file, u8 kind)
 	return 0;
 }
 
+/* The thread is no longer in a call whose end was not seen, if it was in one. */
+static inline void forget_call(u64 id)
+{
+	struct call *call = calls.lookup(&id);
+
+	if (!call)
+		return;
+	count_drop(DROP_STALE);
+	end_unseen(&call->op);
+	calls.delete(&id);
+}
+
 /* before: it had begun before anybody looked (before.c). */
 static inline void enter_call(struct call *call, u8 before)
 {
@@ -596,6 +610,9 @@ static inline void enter_call(struct call *call, u8 before)
 
 	if (call->kind == OP_FALLOCATE && !before)
 		fallocate_begun(&call->op);
+	if (!calls.insert(&id, call))
+		return;
+	forget_call(id);
 	if (calls.update(&id, call))
 		count_drop(DROP_MAP);
 }

@@ -4,6 +4,10 @@ static inline void fallocate_begun(struct operation *op)
 {
 }
 
+static inline void end_unseen(struct operation *op)
+{
+}
+
 static inline int is_applied_of_interest(void)
 {
 	return 1;

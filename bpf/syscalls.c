@@ -8,6 +8,38 @@
  * What several of them share is called once: it is inlined wherever it is called, and
  * the compiler needs its time for every copy.
  */
+/*
+ * System calls of 32-bit processes, by numbers of their own (asm/unistd_32.h, x86). What
+ * open(2) and io_submit(2) do is not looked at: to ask at lseek(2), which has the number of
+ * creat(2), would cost others.
+ */
+#define IA32_write		4
+#define IA32_truncate		92
+#define IA32_ftruncate		93
+#define IA32_writev		146
+#define IA32_pwrite64		181
+#define IA32_sendfile		187
+#define IA32_truncate64		193
+#define IA32_ftruncate64	194
+#define IA32_sendfile64		239
+#define IA32_splice		313
+#define IA32_fallocate		324
+#define IA32_pwritev		334
+#define IA32_copy_file_range	377
+#define IA32_pwritev2		379
+
+static inline void compat_enter(u32 fd)
+{
+	struct operation op = {};
+	u64 file;
+
+	if (!is_compat())
+		return;
+	file = file_of(fd);
+	if (file && identify(&op, FIELD(u64, file, OFF_file_f_inode)))
+		count_drop(DROP_COMPAT);
+}
+
 static inline void call_enter(u64 regs, u32 fd, u8 kind, u8 copies, s64 offset, u64 length, u32 rwf, u8 before)
 {
 	u64 file = file_of(fd);
@@ -124,6 +156,27 @@ static inline int call_of_thread(struct bpf_raw_tracepoint_args *ctx, u64 nr, u8
 		if (!clone_range(SYSCALL_ARG(regs, 1), SYSCALL_ARG(regs, 2), &offset, &length))
 			return 0;
 		break;
+	case IA32_write:
+	case IA32_ftruncate:
+	case IA32_writev:
+	case IA32_pwrite64:
+	case IA32_sendfile:
+	case IA32_ftruncate64:
+	case IA32_sendfile64:
+	case IA32_fallocate:
+	case IA32_pwritev:
+	case IA32_pwritev2:
+		compat_enter(FIELD(u32, regs, OFF_pt_regs_compat_arg0));
+		return 0;
+	case IA32_splice:
+	case IA32_copy_file_range:
+		compat_enter(FIELD(u32, regs, OFF_pt_regs_compat_arg2));
+		return 0;
+	case IA32_truncate:
+	case IA32_truncate64:
+		if (is_compat() && is_selected() && may_be_traced())
+			count_drop(DROP_COMPAT);
+		return 0;
 	default:
 		return 0;
 	}

@@ -147,7 +147,8 @@ static inline void fallocate_begun(struct operation *op)
 	fetch_add(&zero->writers, -1);
 }
 
-static inline void zero_write_ended(struct operation *op)
+/* A fallocate that has a place has ended; returns what it has met. */
+static inline u64 leave_place(struct operation *op)
 {
 	u32 at = op->ino % WATCH_SETS;
 	struct zero_set *set = zero_sets.lookup(&at);
@@ -156,18 +157,12 @@ static inline void zero_write_ended(struct operation *op)
 	u64 *flying = zero_flying.lookup(&first);
 	u64 met = 0;
 
-	if (!set || !is_post_eof(op))
-		return;
-	if (!op->slot) {
-		/* Begun before anybody could tell of which file, or with somebody else in its place. */
-		if (!op->result)
-			count_drop(DROP_UNWATCHED);
-		return;
-	}
+	if (!set)
+		return 0;
 	at = at * WATCH_SLOTS + ((op->slot - 1) & (WATCH_SLOTS - 1));
 	zero = zero_writes.lookup(&at);
 	if (!zero)
-		return;
+		return 0;
 	/* If its place is another's, that one has counted it. */
 	if (!fetch_add(&zero->writers, 1) && READ_ONCE(zero->since) == op->seq_begin) {
 		__builtin_memcpy(&zero->op, op, sizeof(*op));
@@ -179,8 +174,29 @@ static inline void zero_write_ended(struct operation *op)
 	fetch_add(&set->ended, 1);
 	if (flying)
 		__sync_fetch_and_add(flying, -1);
-	if (met)
-		submit(op);
+	return met;
+}
+
+static inline void zero_write_ended(struct operation *op)
+{
+	if (!is_post_eof(op))
+		return;
+	if (op->slot) {
+		if (leave_place(op))
+			submit(op);
+	} else if (!op->result) {
+		/* Begun before anybody could tell of which file, or with somebody else in its place. */
+		count_drop(DROP_UNWATCHED);
+	}
+}
+
+/* Or every later write would be compared with it. */
+static inline void end_unseen(struct operation *op)
+{
+	if (op->op != OP_FALLOCATE || !op->slot)
+		return;
+	op->seq_end = take_numbers(1);
+	leave_place(op);
 }
 
 /* Whether a - b < 0 of numbers below 2^63, as a sign bit: BPF can compare only to branch. */

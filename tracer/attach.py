@@ -30,7 +30,7 @@ LIMITS = (
     "truncate(2) on a path is seen by kprobe, or else on XFS and ext4; on others it counts as dropped",
     "writes by io_submit(2) that do not pass through iomap are read from the process' memory; what it does not hold "
     "counts as dropped",
-    "system calls of 32-bit processes are not seen",
+    "system calls of 32-bit processes count as dropped, but for open(2) with O_TRUNC and what io_submit(2) does",
     "a file on overlayfs must be watched on the file system below it",
 )
 """What no hook covers on any host."""
@@ -49,7 +49,7 @@ _NAME_BYTES = 64
 
 DROP_KINDS = (
     *("ring full", "map full", "end not seen", "not through iomap", "begin not seen"),
-    *("file not known", "place not known", "not watched", "by a kernel thread"),
+    *("file not known", "place not known", "not watched", "by a kernel thread", "by a 32-bit call"),
 )
 """Why an operation was lost, in the order of enum drop in bpf/eofrace.h."""
 
@@ -372,8 +372,7 @@ def attach(
             program = build(bcc, bpf.source(stage, *plan.files), macros)
             stack.callback(program.cleanup)
             probes = Probes(bcc, program, info, ring_bytes, table)
-            if selection.by_process:
-                _attach_processes(probes, info)
+            _attach_processes(probes, info, all_of_them=selection.by_process)
             _attach_extra(probes, info)
             _attach_truncate(probes, info, plan)
             _attach_faults(probes, info)
@@ -453,11 +452,15 @@ def _attach_threads(probes: Probes, info: btf.Btf) -> None:
             probes.mechanisms[name] = "raw tracepoint"
 
 
-def _attach_processes(probes: Probes, info: btf.Btf) -> None:
+def _attach_processes(probes: Probes, info: btf.Btf, *, all_of_them: bool) -> None:
+    """What tells of threads that end; and if processes are followed, of those that begin."""
     for name, arguments in hooks.PROCESSES.items():
+        if name != "sched_process_exit" and not all_of_them:
+            continue
         reason = probes._raw(name) if hooks.fits(info, name, arguments) else "its arguments are others on this kernel"
         _require(reason, f"raw tracepoint {name}")
-    probes.mechanisms["processes"] = "raw tracepoints sched_process_fork, _exec, _exit"
+    if all_of_them:
+        probes.mechanisms["processes"] = "raw tracepoints sched_process_fork, _exec, _exit"
 
 
 def _attach_uring(probes: Probes, info: btf.Btf) -> None:

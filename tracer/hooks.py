@@ -53,7 +53,7 @@ _MACHINES: dict[str, tuple[tuple[int, ...], dict[str, str]]] = {
     # Numbers of _SYSCALLS; where pt_regs has a system call's and a function's arguments, and its result.
     "x86_64": (
         (1, 20, 18, 296, 328, 326, 40, 275, 16, 76, 304, 9, 77, 285, 209, 426, 2, 257, 437, 85, 208, 333),
-        {"arg": "di si dx r10 r8 r9", "carg": "di si dx cx", "ret": "ax", "nr": "orig_ax"},
+        {"arg": "di si dx r10 r8 r9", "carg": "di si dx cx", "ret": "ax", "nr": "orig_ax", "compat_arg": "bx cx dx"},
     ),
 }
 

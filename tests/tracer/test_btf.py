@@ -176,7 +176,7 @@ def test_running_kernel() -> None:
     assert len(set(found.values())) >= 4
     assert found["aio_kiocb.ki_res.data"] > found["kiocb.ki_pos"]
     assert blob.tracepoint("sys_enter") == ("pt_regs", "")
-    for start in blob._by_name.values():  # every one that this kernel has, whatever its arguments are
-        name = blob._string(btf._TYPE.unpack_from(blob._data, start[0])[0])
+    for positions in blob._by_name.values():  # every one that this kernel has, whatever its arguments are
+        name = blob._string(btf._TYPE.unpack_from(blob._data, positions[0])[0])
         if name.startswith("btf_trace_"):
             assert blob.tracepoint(name.removeprefix("btf_trace_")) is not None
