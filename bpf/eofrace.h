@@ -189,6 +189,8 @@ static inline u32 applied_slot(u64 inode, s64 offset)
 #define COPY_WHOLE	2	/* all or nothing, and the result is 0: ioctl_ficlone(2) */
 
 #define TELLS_SLOTS	2
+#define UNTOLD		1
+#define UNTOLD_OVERLAID	2	/* on overlayfs: that below tells, of a file of its own */
 #define TELLS_ALL	1	/* in place of a magic number: all of them do, as do_truncate() is seen */
 
 enum drop {
@@ -221,7 +223,7 @@ BPF_TABLE("lru_hash", u64, struct operation, punts, 16384);	/* address of struct
 BPF_HASH(urings, u64, struct uring, 16384);		/* address of struct io_kiocb -> request */
 BPF_ARRAY(xfs_by_function, u8, 1);			/* 1: fallocate_function.c sees those of XFS */
 BPF_ARRAY(tells_size, u64, TELLS_SLOTS);		/* magic number of a file system that tells whose size is set */
-BPF_ARRAY(untold, u8, 1);				/* 1: a watched file lies on one that does not */
+BPF_ARRAY(untold, u8, 1);				/* UNTOLD*: a watched file lies on one that does not */
 BPF_PERCPU_ARRAY(drops, u64, DROP_KINDS);		/* enum drop -> operations lost */
 BPF_RINGBUF_OUTPUT(ring, RING_PAGES);			/* struct operation, finished */
 

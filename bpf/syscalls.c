@@ -174,7 +174,7 @@ static inline int call_of_thread(struct bpf_raw_tracepoint_args *ctx, u64 nr, u8
 		return 0;
 	case IA32_truncate:
 	case IA32_truncate64:
-		if (is_compat() && is_selected() && may_be_traced())
+		if (is_compat() && is_selected() && may_be_traced(UNTOLD))
 			count_drop(DROP_COMPAT);
 		return 0;
 	default:

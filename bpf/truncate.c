@@ -90,22 +90,22 @@ int on_ext4_setattr(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* Whether a file whose size was set without a word may be one that is traced. */
-static inline int may_be_traced(void)
+/* Whether a file whose size was set may be one that is traced: without a word, or as UNTOLD_OVERLAID has it. */
+static inline int may_be_traced(u8 least)
 {
 #if BY_FILE
 	int zero = 0;
 	u8 *flag = untold.lookup(&zero);
 
-	return flag && *flag;
+	return flag && *flag >= least;
 #else
-	return 1;
+	return least == UNTOLD;
 #endif
 }
 
 static inline int path_exit(struct call *call, s64 result)
 {
-	if (!call->inode && !result && may_be_traced())
+	if (!result && !call->op.ino && may_be_traced(call->inode ? UNTOLD_OVERLAID : UNTOLD))
 		count_drop(DROP_FILE);
 	return call->op.ino != 0;
 }

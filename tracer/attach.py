@@ -41,6 +41,9 @@ _IN_FLIGHT = (b"calls", b"placed_writes", b"writes", b"urings", b"aio_writes")
 _NOT_ENDED = {"seq_end": 0, "t_end": 0, "cpu_end": 0, "size_end": NONE_SIZE, "result": NONE_RESULT}
 """What an operation in flight has there."""
 
+_UNTOLD = 1
+"""UNTOLD of bpf/eofrace.h."""
+
 _NOT_THERE = 1
 """BPF_NOEXIST of linux/bpf.h."""
 
@@ -95,8 +98,8 @@ class Probes:
         self._reserved = 0
         """Numbers that user space has given to what had begun before."""
         self._watched: dict[tuple[int, int], set[tuple[int, int]]] = {}
-        self._untold: set[tuple[int, int]] = set()
-        """Watched files that may be truncated by path without a word of their file systems."""
+        self._untold: dict[tuple[int, int], int] = {}
+        """Watched files that may be truncated by path without a word of their file systems -> UNTOLD* of bpf/."""
 
     @property
     def ring_fd(self) -> int:
@@ -108,7 +111,7 @@ class Probes:
 
         It may be that of another file system on overlayfs: use `watch_file` there.
         """
-        self._note_untold((dev, ino), True)  # on which file system it is, nobody says
+        self._note_untold((dev, ino), _UNTOLD)  # on which file system it is, nobody says
         # s_dev is MKDEV(major, minor) with 20 bits of minor; st_dev went through new_encode_dev().
         self._note(dev, ino, (ino, os.major(dev) << 20 | os.minor(dev)))
 
@@ -125,7 +128,7 @@ class Probes:
             # vfs_fallocate() refuses length 0, whatever the file; our program has seen the call by then.
             os.posix_fallocate(fd, 0, 0)
         del table[thread]
-        self._note_untold((status.st_dev, status.st_ino), bool(flag[ctypes.c_int(0)].value))
+        self._note_untold((status.st_dev, status.st_ino), int(flag[ctypes.c_int(0)].value))
         found = {(key.ino, key.dev) for key in watched} - before
         if found:
             self._note(status.st_dev, status.st_ino, found.pop())
@@ -135,7 +138,7 @@ class Probes:
 
     def unwatch(self, dev: int, ino: int) -> None:
         """Stop recording this inode, and forget its operations in flight. Nothing happens if it is not watched."""
-        self._note_untold((dev, ino), False)
+        self._note_untold((dev, ino), 0)
         table = self._program[b"watched"]
         for inode, device in self._watched.pop((dev, ino), set()):
             with contextlib.suppress(KeyError):
@@ -276,10 +279,10 @@ class Probes:
         table[table.Key(*key)] = table.Leaf(dev)
         self._watched.setdefault((dev, ino), set()).add(key)
 
-    def _note_untold(self, file: tuple[int, int], untold: bool) -> None:
+    def _note_untold(self, file: tuple[int, int], untold: int) -> None:
         """Whether a truncate(2) of nobody knows which file may be one of `file`'s."""
-        (self._untold.add if untold else self._untold.discard)(file)
-        self._program[b"untold"][ctypes.c_int(0)] = ctypes.c_uint8(bool(self._untold))
+        self._untold[file] = untold
+        self._program[b"untold"][ctypes.c_int(0)] = ctypes.c_uint8(max(self._untold.values()))
 
     def _start(self) -> None:
         """From now on operations may be seen: what had begun before has the numbers below."""
