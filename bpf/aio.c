@@ -369,23 +369,28 @@ int on_io_submit_count(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* One completion, of whatever; 0 if it is none of a write that is noted. */
+/*
+ * One completion, of whatever; 0 if it is none of a write that is noted. Another thread
+ * may fetch it while this one comes upon it in the ring.
+ */
 static inline struct aio_write *hear(struct io_event *event)
 {
 	struct aio_key key = aio_key_of(event->obj);
 	struct aio_write *w = aio_writes.lookup(&key);
 
-	if (!w || w->heard || w->op.request != event->data)
+	if (!w || w->op.request != event->data || fetch_add(&w->heard, 1))
 		return 0;
-	w->heard = 1;
 	w->op.result = event->res;
 	return w;
 }
 
-/* It may have been written to the end of a file: add up what was. */
-static inline void note_appended(struct submission *s, struct aio_write *w)
+/* In io_submit; what was written to the end of a file is added up. */
+static inline void heard_by_submitter(struct submission *s, struct aio_write *w)
 {
-	if (!w || w->place != PLACE_END || w->op.result <= 0)
+	if (!w)
+		return;
+	fetch_add(&w->sides, 1);
+	if (w->place != PLACE_END || w->op.result <= 0)
 		return;
 	if (!s->end_inode) {
 		s->end_inode = w->inode;
@@ -423,7 +428,7 @@ int on_io_submit_hear(struct bpf_raw_tracepoint_args *ctx)
 			if (bpf_probe_read_user(&event, sizeof(event), (void *)(events + sizeof(event) * s->event)))
 				s->unread = 1;
 			else
-				note_appended(s, hear(&event));
+				heard_by_submitter(s, hear(&event));
 			s->event = s->event + 1 < ring.nr ? s->event + 1 : 0;
 		}
 		if (s->event != ring.tail && s->steps) {
@@ -459,7 +464,11 @@ static inline u8 kind_of_bypassing(struct aio_write *w)
  */
 static inline int place_at_end(struct submission *s, struct aio_write *w)
 {
-	if (w->place != PLACE_END || w->op.result <= 0)
+	if (w->place != PLACE_END)
+		return 0;
+	if (!w->sides)
+		return -1;
+	if (w->op.result <= 0)
 		return 0;
 	if (s->late || s->end_inode != w->inode)
 		return -1;
@@ -479,14 +488,16 @@ static inline void complete_bypassing(struct aio_write *w)
 /* One that was submitted and did not come to iomap: why it is lost, -1: its result is known, -2: not yet. */
 static inline int end_bypassing(struct submission *s, struct aio_write *w)
 {
-	if ((!w->op.seq_begin && begin_from(s, &w->op)) || (!w->heard && s->late && !s->unread))
+	if ((!w->op.seq_begin && begin_from(s, &w->op)) || (!w->sides && s->late && !s->unread))
 		return DROP_BYPASS;
 	if (place_at_end(s, w))
 		return DROP_PLACE;
+	w->op.op = w->direct ? OP_AIO_WRITE : OP_BUFFERED_WRITE;
+	number_end(&w->op, w->inode);
+	if (!fetch_add(&w->sides, 1))
+		return -2;
 	complete_bypassing(w);
-	end_now(&w->op, w->inode, w->op.result);
-	w->ended = 1;
-	return w->heard ? -1 : -2;
+	return -1;
 }
 
 /* End what was noted, and forget what came to iomap; s->noted counts what did not come to iomap. */
@@ -569,11 +580,10 @@ int on_io_getevents(struct bpf_raw_tracepoint_args *ctx)
 			break;
 		if (bpf_probe_read_user(&event, sizeof(event), (void *)(events + sizeof(event) * (at + i))))
 			continue;
-		hear(&event);
-		key = aio_key_of(event.obj);
-		w = aio_writes.lookup(&key);
-		if (!w || !w->heard || !w->ended)
+		w = hear(&event);
+		if (!w || !fetch_add(&w->sides, 1))
 			continue;	/* nobody's, or one whose io_submit goes on */
+		key = aio_key_of(event.obj);
 		complete_bypassing(w);
 		if (!leave_at_once(&w->op))
 			count_drop(DROP_UNWATCHED);

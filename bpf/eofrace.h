@@ -119,11 +119,11 @@ struct aio_key {
 struct aio_write {
 	struct operation op;	/* op.op 0: it is expected there */
 	u64 inode;		/* address of struct inode */
+	u64 heard;		/* programs that came upon its completion: the first one noted op.result */
+	u64 sides;		/* of two, its result and its end, how many are known: the second one lets it go */
 	u8 direct;		/* 1: to a descriptor with O_DIRECT */
 	u8 place;		/* PLACE_* */
 	u8 came;		/* 1: it came to iomap after all */
-	u8 heard;		/* 1: op.result is what its completion says */
-	u8 ended;		/* 1: its io_submit is over, and so is the write */
 };
 
 /* A direct write between iomap_dio_rw() and iomap_dio_complete(). */
@@ -553,10 +553,9 @@ static inline void leave(struct operation *op);		/* it has ended */
 static inline int leave_at_once(struct operation *op);	/* the same of a write; 0: on_io_submit_met() has to do it */
 static inline int is_applied_of_interest(void);		/* of a write */
 
-/* The operation is over: number it. inode 0: its size is not of interest (any more). */
-static inline void end_now(struct operation *op, u64 inode, s64 result)
+/* The operation is over, whatever its result is. inode 0: its size is not of interest (any more). */
+static inline void number_end(struct operation *op, u64 inode)
 {
-	op->result = result;
 	op->cpu_end = bpf_get_smp_processor_id();
 	op->t_end = bpf_ktime_get_ns();
 	if (op->t_applied == AT_ITS_END)
@@ -573,7 +572,8 @@ static inline void end_now(struct operation *op, u64 inode, s64 result)
 /* And let it go. */
 static inline void finish(struct operation *op, u64 inode, s64 result)
 {
-	end_now(op, inode, result);
+	op->result = result;
+	number_end(op, inode);
 	leave(op);
 }
 
