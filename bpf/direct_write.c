@@ -383,9 +383,10 @@ static inline int may_continue(u64 kiocb, struct write *w, s64 result)
 
 static inline void complete_write(u64 kiocb, s64 result)
 {
-	struct write before = {}, *w = find_write(kiocb);
+	struct write before, *w = find_write(kiocb);
 
 	if (!w) {
+		__builtin_memset(&before, 0, sizeof(before));
 		if (write_from_before(kiocb, result, &before))
 			return;
 		w = &before;
