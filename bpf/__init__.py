@@ -22,6 +22,8 @@ PROGRAM = (
     "applied.c",
     "place.c",
     "direct_write.c",
+    "aio.c",
+    "before.c",
     "copies.c",
     "mappings.c",
     "io_uring.c",

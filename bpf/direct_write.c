@@ -12,11 +12,12 @@
  * same is done by direct_write_function.c (BY_FUNCTION).
  */
 
-/* struct iocb of linux/aio_abi.h: offsets in bytes, and the two opcodes that write. */
-#define IOCB_LIO_OPCODE		16
-#define IOCB_FILDES		20
-#define IOCB_CMD_PWRITE		1
-#define IOCB_CMD_PWRITEV	8
+static inline void aio_came(struct submission *s, u64 kiocb);	/* aio.c */
+static inline void aio_given_up(struct submission *s);
+static inline int begin_in_call_before(u64 kiocb, struct operation *op);	/* before.c */
+static inline int may_continue_before(u64 kiocb);
+static inline int write_from_before(u64 kiocb, s64 result, struct write *w);
+static inline void lose_before(void);
 
 static inline struct placed_write *home_of(u64 kiocb)
 {
@@ -119,6 +120,39 @@ static inline void end_write(u64 kiocb, struct write *w, s64 result)
 	end_known_write(kiocb, w, 0, result);
 }
 
+/* The submission that the thread is in, 0 if none. */
+static inline struct submission *submission_of_thread(void)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct submission *s = submissions.lookup(&id);
+
+	return s && s->kind ? s : 0;
+}
+
+/* Whether iomap has given an AIO write up: the file system does it by way of the page cache. */
+static inline int is_given_up(struct write *w)
+{
+	return w->op.op == OP_AIO_WRITE && !w->queued && (!w->tried || w->tried == -EOF_ENOTBLK);
+}
+
+/*
+ * The last write of a submission that has begun, and which iomap has given up: not
+ * begun, as far as iomap is concerned. aio.c looks for those.
+ */
+static inline void undo_begin(u64 kiocb, struct write *w)
+{
+	struct submission *s = submission_of_thread();
+
+	if (s && s->kiocb == kiocb && s->seq_next == w->op.seq_begin + 1) {
+		s->seq_next--;
+		s->left++;
+		aio_given_up(s);
+	} else {
+		count_drop(DROP_BYPASS);
+	}
+	forget_write(kiocb);
+}
+
 /*
  * A write that began in a call but was neither queued nor completed: iomap_dio_rw()
  * failed early (no memory, page cache not invalidated, not an overwrite), and nobody
@@ -133,22 +167,11 @@ static inline void end_failed(u64 kiocb, u64 seq, s64 result)
 	w = find_write(kiocb);
 	if (!w || w->op.seq_begin != seq || w->queued)
 		return;
-	/* Given up by iomap, and done through the page cache: nobody says when, and how much. */
-	if (w->op.op == OP_AIO_WRITE && result == NONE_RESULT && (!w->tried || w->tried == -EOF_ENOTBLK)) {
-		count_drop(DROP_BYPASS);
-		forget_write(kiocb);
+	if (result == NONE_RESULT && is_given_up(w)) {
+		undo_begin(kiocb, w);
 		return;
 	}
 	end_write(kiocb, w, result != NONE_RESULT ? result : w->tried);
-}
-
-/* The submission that the thread is in, 0 if none. */
-static inline struct submission *submission_of_thread(void)
-{
-	u64 id = bpf_get_current_pid_tgid();
-	struct submission *s = submissions.lookup(&id);
-
-	return s && s->kind ? s : 0;
 }
 
 /* Which interface a kiocb comes from: whoever wants to hear of its completion. */
@@ -192,7 +215,11 @@ static inline void begin_in_call(u64 kiocb, struct write *w)
 	u64 id = bpf_get_current_pid_tgid();
 	struct call *call = calls.lookup(&id);
 
-	if (!call || call->kind != OP_DIRECT_WRITE || call->inode != w->inode)
+	if (!call) {
+		begin_in_call_before(kiocb, &w->op);
+		return;
+	}
+	if (call->kind != OP_DIRECT_WRITE || call->inode != w->inode)
 		return;
 	if (call->op.op) {
 		w->op.seq_begin = call->op.seq_begin;
@@ -212,6 +239,8 @@ static inline void begin_in_submission(u64 kiocb, struct write *w, struct submis
 	struct operation *punted;
 	struct uring *uring = w->op.op == OP_URING_WRITE ? urings.lookup(&req) : 0;
 
+	if (s && s->kind == OP_AIO_WRITE && !BY_FUNCTION)
+		end_failed(s->kiocb, s->kiocb_seq, NONE_RESULT);
 	if (uring) {
 		w->op.seq_begin = uring->op.seq_begin;
 		w->op.t_begin = uring->op.t_begin;
@@ -231,11 +260,13 @@ static inline void begin_in_submission(u64 kiocb, struct write *w, struct submis
 			punts.delete(&kiocb);
 		}
 	}
+	if (!w->op.seq_begin && !s && w->op.op == OP_AIO_WRITE)
+		begin_in_call_before(kiocb, &w->op);
 	if (!w->op.seq_begin)
 		w->op.seq_begin = take_numbers(1);
 	if (s && s->kind == w->op.op) {
-		if (w->op.op == OP_AIO_WRITE && !BY_FUNCTION)
-			end_failed(s->kiocb, s->kiocb_seq, NONE_RESULT);
+		if (w->op.op == OP_AIO_WRITE)
+			aio_came(s, kiocb);
 		s->kiocb = kiocb;
 		s->kiocb_seq = w->op.seq_begin;
 	}
@@ -276,8 +307,12 @@ static inline void begin_write(u64 known, u64 kiocb, u64 iter)
 			old->tried = NONE_RESULT;
 			return;
 		}
-		count_drop(DROP_STALE);
-		forget_write(kiocb);
+		if (is_given_up(old)) {
+			undo_begin(kiocb, old);
+		} else {
+			count_drop(DROP_STALE);
+			forget_write(kiocb);
+		}
 	}
 
 	begin_here(&w.op);
@@ -299,8 +334,10 @@ static inline void begin_write(u64 known, u64 kiocb, u64 iter)
 		w.op.t_begin = bpf_ktime_get_ns();
 	if (NAME_ALL)
 		note_known_name(&w.op, file, inode);
-	if (keep_write(kiocb, &w))
+	if (keep_write(kiocb, &w)) {
 		count_drop(DROP_MAP);
+		lose_before();
+	}
 	return;
 stale:
 	count_drop(DROP_STALE);
@@ -356,22 +393,23 @@ static inline int may_continue(u64 kiocb, struct write *w, s64 result)
 		return s && s->kiocb == kiocb;
 	}
 	call = calls.lookup(&id);
-	return call && call->kiocb == kiocb;
+	return call ? call->kiocb == kiocb : may_continue_before(kiocb);
 }
 
 /* known: the inode of kiocb, as a pointer whose type is known, or 0. */
 static inline void complete_write(u64 kiocb, u64 known, s64 result)
 {
-	struct write *w = find_write(kiocb);
+	struct write before, *w = find_write(kiocb);
 
-	if (!w)
-		return;
-	if (known != w->inode)
-		known = 0;
-	if (may_continue(kiocb, w, result))
+	if (!w) {
+		if (write_from_before(kiocb, result, &before))
+			return;
+		w = &before;
+	} else if (may_continue(kiocb, w, result)) {
 		w->tried = result;
-	else
-		end_known_write(kiocb, w, known, result);
+		return;
+	}
+	end_known_write(kiocb, w, known == w->inode ? known : 0, result);
 }
 
 #if !BY_FUNCTION
@@ -389,20 +427,21 @@ int on_iomap_dio_complete(struct bpf_raw_tracepoint_args *ctx)
  * thread stays for the next time, because to insert and delete one costs more than all
  * the rest.
  */
-static inline void submit_enter(u64 n, u64 iocbs, u8 kind)
+static inline struct submission *submit_enter(u64 n, u64 iocbs, u8 kind)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	struct submission *s, empty = {};
 
 	if (!n || n > 0x7fffffff || !is_selected() || is_compat())
-		return;
+		return 0;
 	s = submissions.lookup(&id);
 	if (!s) {
+		empty.notes = 1;
 		submissions.update(&id, &empty);
 		s = submissions.lookup(&id);
 		if (!s) {
 			count_drop(DROP_MAP);
-			return;
+			return 0;
 		}
 	}
 	s->seq_next = take_numbers(n);
@@ -412,62 +451,9 @@ static inline void submit_enter(u64 n, u64 iocbs, u8 kind)
 	s->kiocb = 0;
 	s->total = n;
 	s->left = n;
-	s->seen = 0;
 	s->linked = 0;
 	s->kind = kind;
-}
-
-#define MAX_IOCBS	128	/* looked at per io_submit(2) */
-
-/*
- * Fewer writes came to iomap than were submitted. Where are the others? Reads,
- * other files, mostly. But a write to a watched file that went another way, such
- * as btrfs' page cache for a file with checksums (968f19c5b1b7, v6.15), or that was
- * refused at once, must not go unnoticed.
- */
-static inline void find_bypassing(struct submission *s, s64 submitted)
-{
-	u32 begun = s->total - s->left;
-	struct operation op = {};
-	int i;
-
-	if (!s->left || submitted <= 0)
-		return;
-	for (i = 0; i < MAX_IOCBS; i++) {
-		u64 iocb = 0, file;
-		u16 opcode = 0;
-		u32 fd = 0;
-
-		/* Or the compiler would join the two bounds to one that the verifier cannot see. */
-		asm volatile("" : "+r"(submitted));
-		if (i >= submitted)
-			break;
-		read_user(&iocb, sizeof(iocb), (void *)(s->iocbs + 8 * i));
-		read_user(&opcode, sizeof(opcode), (void *)(iocb + IOCB_LIO_OPCODE));
-		if (opcode != IOCB_CMD_PWRITE && opcode != IOCB_CMD_PWRITEV)
-			continue;
-		read_user(&fd, sizeof(fd), (void *)(iocb + IOCB_FILDES));
-		file = file_of(fd);
-		if (file && identify_inode(&op, FIELD(u64, file, OFF_file_f_inode)))
-			s->seen++;	/* in the map: in a register, it would make every pass a new state to verify */
-	}
-	if (s->seen > begun)
-		count_drops(DROP_BYPASS, s->seen - begun);
-}
-
-static inline void submit_exit(s64 submitted)
-{
-	struct submission *s = submission_of_thread();
-
-	if (!s)
-		return;
-	/* An io_uring write may go on in a worker; the functions show every end of an AIO write, but not what was queued. */
-	if (s->kind == OP_AIO_WRITE) {
-		if (!BY_FUNCTION)
-			end_failed(s->kiocb, s->kiocb_seq, NONE_RESULT);
-		find_bypassing(s, submitted);
-	}
-	s->kind = 0;
+	return s;
 }
 
 /* write(2) and its kin. offset -1: the file's position. length 0: an iovec, known at the end. */

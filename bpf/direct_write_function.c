@@ -14,7 +14,7 @@ static inline void complete_begin(u64 dio)
 	u64 id = bpf_get_current_pid_tgid();
 	u64 kiocb = FIELD(u64, dio, OFF_iomap_dio_iocb);
 
-	if (find_write(kiocb))
+	if (find_write(kiocb) || may_be_from_before(kiocb))
 		completing.update(&id, &kiocb);
 	else
 		completing.delete(&id);		/* of a return that was missed: its kiocb may be another's by now */

@@ -87,10 +87,43 @@ struct submission {
 	u64 kiocb_seq;		/* its seq_begin */
 	u32 total;		/* numbers in the block */
 	u32 left;		/* numbers left in it */
-	u32 seen;		/* writes to watched files that find_bypassing() found among the iocbs */
 	u16 cpu;
 	u8 kind;		/* OP_AIO_WRITE, OP_URING_WRITE; 0: over */
 	u8 linked;		/* 1: the next io_uring request waits for the last one */
+	/* Of io_submit(2), for aio.c: */
+	u8 notes;		/* NOTES_*: its iocbs are noted when it begins; 0: they are not */
+	u8 late;		/* 1: they are noted when it is over */
+	u8 unread;		/* 1: not all completions could be read */
+	u8 steps;		/* programs that may yet look for completions, or for what a write has met */
+	u32 at;			/* the next iocb to be looked at */
+	u32 until;		/* iocbs to be looked at */
+	u32 submitted;		/* iocbs that were, when it is over */
+	u32 seen;		/* of them, writes to files that are traced */
+	u32 noted;		/* writes that are in the map aio_writes */
+	u32 direct;		/* of those noted, with O_DIRECT */
+	u32 came;		/* of those, that came to iomap */
+	u64 iocb;		/* user address of the last struct iocb that came there */
+	u32 ring_tail;		/* place behind the last completion when it began; NO_TAIL: not seen */
+	u32 event;		/* place of the next completion to be looked at */
+	u64 end_inode;		/* address of the struct inode that writes append to; 0: none */
+	s64 end_at;		/* bytes; where the next of them goes */
+	s64 appended;		/* bytes, by all of them */
+};
+
+struct aio_key {
+	u64 tgid;		/* process */
+	u64 iocb;		/* user address of the struct iocb */
+};
+
+/* A write of an io_submit(2) that a thread is in, which has not come to iomap, or whose result nobody has told yet. */
+struct aio_write {
+	struct operation op;	/* op.op 0: it is expected there */
+	u64 inode;		/* address of struct inode */
+	u64 heard;		/* programs that came upon its completion: the first one noted op.result */
+	u64 sides;		/* of two, its result and its end, how many are known: the second one lets it go */
+	u8 direct;		/* 1: to a descriptor with O_DIRECT */
+	u8 place;		/* PLACE_* */
+	u8 came;		/* 1: it came to iomap after all */
 };
 
 /* A direct write between iomap_dio_rw() and iomap_dio_complete(). */
@@ -124,6 +157,19 @@ struct uring {
 	u8 slot;		/* 1: the file it opens gets no descriptor */
 };
 
+/* Of operations that had begun when recording did: before.c. */
+struct before {
+	u64 numbers;		/* given out so far, of BEFORE_NUMBERS */
+	s64 when;		/* ns, CLOCK_MONOTONIC; when recording began */
+	u64 lost;		/* 1: a begin that was seen was not kept */
+};
+
+/* A thread that was in a system call when recording began. */
+struct marked {
+	u64 kiocb;		/* address of the struct kiocb that has come to iomap in it; 0: none */
+	u64 kiocb_seq;		/* its seq_begin */
+};
+
 /* When a write took effect: a cache, where one write may push out another's. */
 struct applied {
 	u64 inode;		/* address of struct inode */
@@ -143,6 +189,8 @@ static inline u32 applied_slot(u64 inode, s64 offset)
 #define COPY_WHOLE	2	/* all or nothing, and the result is 0: ioctl_ficlone(2) */
 
 #define TELLS_SLOTS	2
+#define UNTOLD		1
+#define UNTOLD_OVERLAID	2	/* on overlayfs: that below tells, of a file of its own */
 #define TELLS_ALL	1	/* in place of a magic number: all of them do, as do_truncate() is seen */
 
 enum drop {
@@ -155,6 +203,7 @@ enum drop {
 	DROP_PLACE,		/* a write to nobody knows where in its file */
 	DROP_UNWATCHED,		/* an operation that the table of watch.c had no room for */
 	DROP_THREAD,		/* a change of a watched file by a thread of the kernel */
+	DROP_COMPAT,		/* a system call of a 32-bit process on a file that is traced */
 	DROP_KINDS,
 };
 
@@ -166,12 +215,16 @@ BPF_TABLE("lru_hash", u64, struct submission, submissions, 16384);	/* pid_tgid -
 BPF_ARRAY(placed_writes, struct placed_write, WRITE_PLACES);	/* home_of() -> write in flight */
 BPF_HASH(writes, u64, struct write, 65536);		/* address of struct kiocb -> write in flight without a place */
 BPF_ARRAY(displaced, u64, 1);				/* writes that are there, or once were: mostly none */
+BPF_HASH(aio_writes, struct aio_key, struct aio_write, 16384);
+BPF_ARRAY(before_all, struct before, 1);
+BPF_HASH(marked_threads, u64, struct marked, 16384);	/* pid_tgid */
+BPF_HASH(aio_contexts, u64, u64, 4096);			/* io_submit's context -> process (tgid) that had it */
 BPF_ARRAY(applied, struct applied, APPLIED_SLOTS);	/* applied_slot() -> the last write there */
 BPF_TABLE("lru_hash", u64, struct operation, punts, 16384);	/* address of struct kiocb -> begin of a write for a worker */
 BPF_HASH(urings, u64, struct uring, 16384);		/* address of struct io_kiocb -> request */
 BPF_ARRAY(xfs_by_function, u8, 1);			/* 1: fallocate_function.c sees those of XFS */
 BPF_ARRAY(tells_size, u64, TELLS_SLOTS);		/* magic number of a file system that tells whose size is set */
-BPF_ARRAY(untold, u8, 1);				/* 1: a watched file lies on one that does not */
+BPF_ARRAY(untold, u8, 1);				/* UNTOLD*: a watched file lies on one that does not */
 BPF_PERCPU_ARRAY(drops, u64, DROP_KINDS);		/* enum drop -> operations lost */
 BPF_RINGBUF_OUTPUT(ring, RING_PAGES);			/* struct operation, finished */
 
@@ -231,6 +284,10 @@ static long (*read_user)(void *to, u32 size, const void *from) = (void *)BPF_FUN
 	type _value = 0;							\
 	bpf_probe_read_kernel(&_value, sizeof(_value), (void *)((u64)(base) + (off))); \
 	_value; })
+
+/* Several fields of one structure at once: a call of the helper costs more than the bytes. */
+#define READ(block, base)	bpf_probe_read_kernel(block, sizeof(block), (void *)(u64)(base))
+#define PART(type, block, off)	(*(type *)((block) + (off)))
 
 /*
  * The same for a pointer whose type the verifier knows (TYPED): an argument of a tracepoint
@@ -586,18 +643,22 @@ static inline void submit(struct operation *op)
 		count_drop(DROP_RING);
 }
 
+/* It had begun before anybody looked (before.c); 0 if there is a number for it. */
+static inline int begin_before(struct operation *op);
+
 /* What to make of operations: record.c or watch.c. */
 static inline void fallocate_begun(struct operation *op);
+static inline void end_unseen(struct operation *op);	/* it has ended, nobody knows when and how */
 static inline void leave(struct operation *op);		/* it has ended */
+static inline int leave_at_once(struct operation *op);	/* the same of a write; 0: on_io_submit_met() has to do it */
 static inline int is_applied_of_interest(void);		/* of a write */
 
 /*
- * The operation is over: number it and let it go. inode 0: its size is not of interest (any
+ * The operation is over, whatever its result is. inode 0: its size is not of interest (any
  * more). known: the same as a pointer whose type is known, or 0.
  */
-static inline void finish_known(struct operation *op, u64 inode, u64 known, s64 result)
+static inline void number_end(struct operation *op, u64 inode, u64 known)
 {
-	op->result = result;
 	op->cpu_end = bpf_get_smp_processor_id();
 	op->t_end = bpf_ktime_get_ns();
 	if (op->t_applied == AT_ITS_END)
@@ -612,6 +673,13 @@ static inline void finish_known(struct operation *op, u64 inode, u64 known, s64 
 		op->size_end = KNOWN_FIELD(s64, known, OFF_inode_i_size);
 	else
 		op->size_end = inode ? inode_size(inode) : NONE_SIZE;
+}
+
+/* And let it go. */
+static inline void finish_known(struct operation *op, u64 inode, u64 known, s64 result)
+{
+	op->result = result;
+	number_end(op, inode, known);
 	leave(op);
 }
 
@@ -636,12 +704,28 @@ static inline int begin_on_file(struct call *call, u64 file, u8 kind)
 	return 0;
 }
 
-static inline void enter_call(struct call *call)
+/* The thread is no longer in a call whose end was not seen, if it was in one. */
+static inline void forget_call(u64 id)
+{
+	struct call *call = calls.lookup(&id);
+
+	if (!call)
+		return;
+	count_drop(DROP_STALE);
+	end_unseen(&call->op);
+	calls.delete(&id);
+}
+
+/* before: it had begun before anybody looked (before.c). */
+static inline void enter_call(struct call *call, u8 before)
 {
 	u64 id = bpf_get_current_pid_tgid();
 
-	if (call->kind == OP_FALLOCATE)
+	if (call->kind == OP_FALLOCATE && !before)
 		fallocate_begun(&call->op);
+	if (!calls.insert(&id, call))
+		return;
+	forget_call(id);
 	if (calls.update(&id, call))
 		count_drop(DROP_MAP);
 }

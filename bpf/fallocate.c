@@ -10,6 +10,7 @@
  */
 
 #define XFS_SUPER_MAGIC	0x58465342	/* linux/magic.h */
+#define OVERLAYFS_SUPER_MAGIC	0x794c7630
 
 /* Whether the file system says of which inode a truncate(2) sets the size. */
 static inline int tells_whose_size(u64 inode)
@@ -38,18 +39,21 @@ static inline int learn(u64 file)
 	u64 *dev = learning.lookup(&id);
 	struct inode_key key;
 	int zero = 0;
-	u8 one = 1;
-	u64 inode, sb;
+	u8 why = UNTOLD;
+	u64 inode, sb, magic;
 
 	if (!dev)
 		return 0;
 	if (file) {
 		inode = FIELD(u64, file, OFF_file_f_inode);
 		sb = FIELD(u64, inode, OFF_inode_i_sb);
-		key = key_of(inode, sb, FIELD(u64, sb, OFF_super_block_s_magic));
+		magic = FIELD(u64, sb, OFF_super_block_s_magic);
+		key = key_of(inode, sb, magic);
 		watched.update(&key, dev);
+		if (magic == OVERLAYFS_SUPER_MAGIC)
+			why = UNTOLD_OVERLAID;
 		if (!tells_whose_size(inode))
-			untold.update(&zero, &one);
+			untold.update(&zero, &why);
 	}
 	return 1;
 }

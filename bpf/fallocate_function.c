@@ -14,20 +14,18 @@ static inline void fallocate_begin(u64 file, u32 mode, s64 offset, s64 length)
 	struct call *before = calls.lookup(&id);
 	struct call call = {};
 
+	marked_threads.delete(&id);	/* whatever it was in, that is over */
 	if (before && !before->by_function)
 		return;
 	if (before)
-		count_drop(DROP_STALE);
-	if (begin_on_file(&call, file, OP_FALLOCATE)) {
-		if (before)
-			calls.delete(&id);
+		forget_call(id);
+	if (begin_on_file(&call, file, OP_FALLOCATE))
 		return;
-	}
 	call.by_function = 1;
 	call.op.flags = mode;
 	call.op.offset = offset;
 	call.op.length = length;
-	enter_call(&call);
+	enter_call(&call, 0);
 }
 
 static inline void fallocate_return(s64 result)

@@ -48,8 +48,13 @@ static inline void uring_forget(u64 req)
 {
 	u64 kiocb = req + OFF_io_kiocb_cmd;
 
-	if (!urings.delete(&req))
+	struct uring *uring = urings.lookup(&req);
+
+	if (uring) {
 		count_drop(DROP_STALE);
+		end_unseen(&uring->op);
+		urings.delete(&req);
+	}
 	if (!forget_write(kiocb))
 		count_drop(DROP_STALE);
 }

@@ -41,6 +41,8 @@ static inline u8 place_of(u64 file, u32 rwf, s64 offset)
 	return place;
 }
 
+static inline void aio_placed(u64 kiocb, s64 offset);	/* aio.c */
+
 static inline void placed(u64 file, u64 inode, s64 offset)
 {
 	u64 id = bpf_get_current_pid_tgid(), *count;
@@ -65,6 +67,7 @@ int on_xfs_file_buffered_write(struct bpf_raw_tracepoint_args *ctx)
 
 	changed_by(FIELD(u64, file, OFF_file_f_inode));
 	placed(file, 0, FIELD(s64, ctx->args[0], OFF_kiocb_ki_pos));
+	aio_placed(ctx->args[0], FIELD(s64, ctx->args[0], OFF_kiocb_ki_pos));
 	return 0;
 }
 

@@ -31,15 +31,18 @@ int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx)
 		count_drop(DROP_MAP);
 	return 0;
 }
+#endif
 
 /* do_exit() has taken this thread from signal->live before. */
 int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
 {
+#if BY_PROCESS
 	u64 signal = FIELD(u64, ctx->args[0], OFF_task_struct_signal);
 	u32 tgid = FIELD(u32, ctx->args[0], OFF_task_struct_tgid);
 
 	if (!FIELD(u32, signal, OFF_signal_struct_live))
 		selected.delete(&tgid);
+#endif
+	forget_call(bpf_get_current_pid_tgid());
 	return 0;
 }
-#endif

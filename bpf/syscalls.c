@@ -8,7 +8,39 @@
  * What several of them share is called once: it is inlined wherever it is called, and
  * the compiler needs its time for every copy.
  */
-static inline void call_enter(u64 regs, u32 fd, u8 kind, u8 copies, s64 offset, u64 length, u32 rwf)
+/*
+ * System calls of 32-bit processes, by numbers of their own (asm/unistd_32.h, x86). What
+ * open(2) and io_submit(2) do is not looked at: to ask at lseek(2), which has the number of
+ * creat(2), would cost others.
+ */
+#define IA32_write		4
+#define IA32_truncate		92
+#define IA32_ftruncate		93
+#define IA32_writev		146
+#define IA32_pwrite64		181
+#define IA32_sendfile		187
+#define IA32_truncate64		193
+#define IA32_ftruncate64	194
+#define IA32_sendfile64		239
+#define IA32_splice		313
+#define IA32_fallocate		324
+#define IA32_pwritev		334
+#define IA32_copy_file_range	377
+#define IA32_pwritev2		379
+
+static inline void compat_enter(u32 fd)
+{
+	struct operation op = {};
+	u64 file;
+
+	if (!is_compat())
+		return;
+	file = file_of(fd);
+	if (file && identify(&op, FIELD(u64, file, OFF_file_f_inode)))
+		count_drop(DROP_COMPAT);
+}
+
+static inline void call_enter(u64 regs, u32 fd, u8 kind, u8 copies, s64 offset, u64 length, u32 rwf, u8 before)
 {
 	u64 file = file_of(fd);
 	struct call call = {};
@@ -19,9 +51,11 @@ static inline void call_enter(u64 regs, u32 fd, u8 kind, u8 copies, s64 offset, 
 		map_enter(file);
 		return;
 	}
-	if (kind == OP_FALLOCATE && is_no_fallocate(file))
+	if (kind == OP_FALLOCATE && !before && is_no_fallocate(file))
 		return;
 	if (begin_on_file(&call, file, kind))
+		return;
+	if (before && begin_before(&call.op))
 		return;
 	if (kind == OP_FALLOCATE)
 		fallocate_enter(&call, regs);
@@ -30,10 +64,11 @@ static inline void call_enter(u64 regs, u32 fd, u8 kind, u8 copies, s64 offset, 
 	else
 		write_enter(&call, file, offset, length, rwf);
 	call.copies = copies;
-	enter_call(&call);
+	enter_call(&call, before);
 }
 
-int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
+/* A thread enters a system call, or is about to leave one that it had entered before anybody looked. */
+static inline int call_of_thread(struct bpf_raw_tracepoint_args *ctx, u64 nr, u8 before)
 {
 	u64 regs = ctx->args[0];
 	u8 kind = OP_DIRECT_WRITE;
@@ -41,16 +76,21 @@ int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 	u64 length = 0;
 	u64 flags = 0;
 	u8 fd_arg = 0;		/* which argument names the file */
+	struct submission *s;
 	u8 copies = 0;
 	u32 rwf = 0;
 	u32 fd;
 
-	switch (ctx->args[1]) {
+	switch (nr) {
 	case NR_io_submit:
 	case NR_io_uring_enter:
-		kind = ctx->args[1] == NR_io_submit ? OP_AIO_WRITE : OP_URING_WRITE;
+		if (before)
+			return 0;
+		kind = nr == NR_io_submit ? OP_AIO_WRITE : OP_URING_WRITE;
 		length = SYSCALL_ARG(regs, 1);
-		submit_enter(kind == OP_AIO_WRITE ? length : (u32)length, SYSCALL_ARG(regs, 2), kind);
+		s = submit_enter(kind == OP_AIO_WRITE ? length : (u32)length, SYSCALL_ARG(regs, 2), kind);
+		if (s && kind == OP_AIO_WRITE)
+			aio_enter(ctx, s);
 		return 0;
 	case NR_creat:
 		kind = OP_OPEN;
@@ -117,28 +157,55 @@ int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 		if (!clone_range(SYSCALL_ARG(regs, 1), SYSCALL_ARG(regs, 2), &offset, &length))
 			return 0;
 		break;
+	case IA32_write:
+	case IA32_ftruncate:
+	case IA32_writev:
+	case IA32_pwrite64:
+	case IA32_sendfile:
+	case IA32_ftruncate64:
+	case IA32_sendfile64:
+	case IA32_fallocate:
+	case IA32_pwritev:
+	case IA32_pwritev2:
+		compat_enter(FIELD(u32, regs, OFF_pt_regs_compat_arg0));
+		return 0;
+	case IA32_splice:
+	case IA32_copy_file_range:
+		compat_enter(FIELD(u32, regs, OFF_pt_regs_compat_arg2));
+		return 0;
+	case IA32_truncate:
+	case IA32_truncate64:
+		if (is_compat() && is_selected() && may_be_traced(UNTOLD))
+			count_drop(DROP_COMPAT);
+		return 0;
 	default:
 		return 0;
 	}
 	if (kind == OP_OPEN && (!(flags & O_TRUNC_BIT) || flags & O_PATH_BIT))
 		return 0;
 	if (kind == OP_OPEN || kind == OP_PATH) {
-		path_enter(kind, length);
+		path_enter(kind, length, before);
 		return 0;
 	}
 	fd = fd_arg == 4 ? SYSCALL_ARG(regs, 4) : fd_arg == 2 ? SYSCALL_ARG(regs, 2) : SYSCALL_ARG(regs, 0);
-	call_enter(regs, fd, kind, copies, offset, length, rwf);
+	call_enter(regs, fd, kind, copies, offset, length, rwf, before);
 	return 0;
 }
 
-static inline void call_exit(s64 result)
+int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
+{
+	return call_of_thread(ctx, ctx->args[1], 0);
+}
+
+/* -1: nothing is known of the call. */
+static inline int call_exit(s64 result)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	struct call *call = calls.lookup(&id);
 	int ended = 1;
 
 	if (!call)
-		return;
+		return -1;
 	count_placing(call, -1);
 	if (call->kind == OP_OPEN) {
 		ended = open_exit(call, result);
@@ -166,6 +233,37 @@ static inline void call_exit(s64 result)
 	if (ended)
 		finish(&call->op, call->inode, result);
 	calls.delete(&id);
+	return 0;
+}
+
+BPF_PROG_ARRAY(exit_programs, 1);
+
+/* Of a marked thread. */
+int on_exit_from_before(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct marked *found = marked_threads.lookup(&id);
+	struct marked thread;
+
+	if (!found)
+		return 0;
+	thread = *found;
+	marked_threads.delete(&id);
+	if (thread.kiocb) {
+		end_failed(thread.kiocb, thread.kiocb_seq, ctx->args[1]);
+		return 0;
+	}
+	call_of_thread(ctx, FIELD(u64, ctx->args[0], OFF_pt_regs_nr), 1);
+	call_exit(ctx->args[1]);
+	return 0;
+}
+
+static inline void exit_from_before(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 id = bpf_get_current_pid_tgid();
+
+	if (marked_threads.lookup(&id))
+		exit_programs.call(ctx, 0);
 }
 
 int on_sys_exit(struct bpf_raw_tracepoint_args *ctx)
@@ -173,7 +271,11 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx)
 	switch (KNOWN_FIELD(u64, ctx->args[0], OFF_pt_regs_nr)) {
 	case NR_io_submit:
 	case NR_io_uring_enter:
-		submit_exit(ctx->args[1]);
+		submit_exit(ctx);
+		break;
+	case NR_io_getevents:
+	case NR_io_pgetevents:
+		fetched(ctx);
 		break;
 	case NR_fallocate:
 	case NR_ftruncate:
@@ -192,7 +294,8 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx)
 	case NR_sendfile:
 	case NR_splice:
 	case NR_ioctl:
-		call_exit(ctx->args[1]);
+		if (call_exit(ctx->args[1]))
+			exit_from_before(ctx);
 		break;
 	}
 	return 0;

@@ -13,7 +13,7 @@
 #define FMODE_CREATED	0x100000	/* linux/fs.h: the file is new, and was empty */
 
 /* Which file that is, is known later. */
-static inline void path_enter(u8 kind, s64 size)
+static inline void path_enter(u8 kind, s64 size, u8 before)
 {
 	struct call call = {};
 
@@ -21,10 +21,12 @@ static inline void path_enter(u8 kind, s64 size)
 		return;
 	begin_now(&call.op);
 	call.op.seq_begin = take_numbers(1);
+	if (before && begin_before(&call.op))
+		return;
 	call.op.op = OP_TRUNCATE;
 	call.op.offset = size;
 	call.kind = kind;
-	enter_call(&call);
+	enter_call(&call, before);
 }
 
 /* The file that an open has truncated; 0 if it was made by it, or is not traced. */
@@ -88,22 +90,22 @@ int on_ext4_setattr(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* Whether a file whose size was set without a word may be one that is traced. */
-static inline int may_be_traced(void)
+/* Whether a file whose size was set may be one that is traced: without a word, or as UNTOLD_OVERLAID has it. */
+static inline int may_be_traced(u8 least)
 {
 #if BY_FILE
 	int zero = 0;
 	u8 *flag = untold.lookup(&zero);
 
-	return flag && *flag;
+	return flag && *flag >= least;
 #else
-	return 1;
+	return least == UNTOLD;
 #endif
 }
 
 static inline int path_exit(struct call *call, s64 result)
 {
-	if (!call->inode && !result && may_be_traced())
+	if (!result && !call->op.ino && may_be_traced(call->inode ? UNTOLD_OVERLAID : UNTOLD))
 		count_drop(DROP_FILE);
 	return call->op.ino != 0;
 }

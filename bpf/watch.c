@@ -147,7 +147,8 @@ static inline void fallocate_begun(struct operation *op)
 	fetch_add(&zero->writers, -1);
 }
 
-static inline void zero_write_ended(struct operation *op)
+/* A fallocate that has a place has ended; returns what it has met. */
+static inline u64 leave_place(struct operation *op)
 {
 	u32 at = op->ino % WATCH_SETS;
 	struct zero_set *set = zero_sets.lookup(&at);
@@ -156,18 +157,12 @@ static inline void zero_write_ended(struct operation *op)
 	u64 *flying = zero_flying.lookup(&first);
 	u64 met = 0;
 
-	if (!set || !is_post_eof(op))
-		return;
-	if (!op->slot) {
-		/* Begun before anybody could tell of which file, or with somebody else in its place. */
-		if (!op->result)
-			count_drop(DROP_UNWATCHED);
-		return;
-	}
+	if (!set)
+		return 0;
 	at = at * WATCH_SLOTS + ((op->slot - 1) & (WATCH_SLOTS - 1));
 	zero = zero_writes.lookup(&at);
 	if (!zero)
-		return;
+		return 0;
 	/* If its place is another's, that one has counted it. */
 	if (!fetch_add(&zero->writers, 1) && READ_ONCE(zero->since) == op->seq_begin) {
 		__builtin_memcpy(&zero->op, op, sizeof(*op));
@@ -179,8 +174,29 @@ static inline void zero_write_ended(struct operation *op)
 	fetch_add(&set->ended, 1);
 	if (flying)
 		__sync_fetch_and_add(flying, -1);
-	if (met)
-		submit(op);
+	return met;
+}
+
+static inline void zero_write_ended(struct operation *op)
+{
+	if (!is_post_eof(op))
+		return;
+	if (op->slot) {
+		if (leave_place(op))
+			submit(op);
+	} else if (!op->result) {
+		/* Begun before anybody could tell of which file, or with somebody else in its place. */
+		count_drop(DROP_UNWATCHED);
+	}
+}
+
+/* Or every later write would be compared with it. */
+static inline void end_unseen(struct operation *op)
+{
+	if (op->op != OP_FALLOCATE || !op->slot)
+		return;
+	op->seq_end = take_numbers(1);
+	leave_place(op);
 }
 
 /* Whether a - b < 0 of numbers below 2^63, as a sign bit: BPF can compare only to branch. */
@@ -210,24 +226,30 @@ static inline void meet(struct operation *op, s64 end, struct zero_write *zero)
 	op->slot |= BELOW(op->seq_begin, READ_ONCE(zero->forgotten)) >> 63 << WRITE_UNSURE_SHIFT;
 }
 
-static inline void write_ended(struct operation *op)
+/* Whether a write that has ended was in the kernel together with a post-EOF fallocate of its set. */
+static inline int may_have_met(struct operation *op)
 {
 	u32 at = op->ino % WATCH_SETS;
 	struct zero_set *set = zero_sets.lookup(&at);
-	struct zero_write *zero;
-	s64 end = end_of(op);
 	u64 begun, ended;
-	int i;
 
 	if (!set || op->result <= 0)
-		return;
+		return 0;
 	ended = READ_ONCE(set->ended);
 	barrier();
 	begun = READ_ONCE(set->begun);
 	barrier();
-	if (begun == ended && READ_ONCE(set->last_end) < op->seq_begin)
-		return;
-	at *= WATCH_SLOTS;
+	return begun != ended || READ_ONCE(set->last_end) >= op->seq_begin;
+}
+
+/* Look for those that it has met. */
+static inline void write_met(struct operation *op)
+{
+	u32 at = op->ino % WATCH_SETS * WATCH_SLOTS;
+	struct zero_write *zero;
+	s64 end = end_of(op);
+	int i;
+
 #pragma clang loop unroll(disable)
 	for (i = 0; i < WATCH_SLOTS; i++) {
 		u32 place = at + i;
@@ -256,15 +278,46 @@ static inline int is_applied_of_interest(void)
 	return flying && *flying;
 }
 
-static inline void leave(struct operation *op)
+static inline void count_seen(struct operation *op)
 {
 	int kind = op->op;
 	u64 *counter = seen.lookup(&kind);
 
 	if (counter)
 		(*counter)++;
-	if (kind == OP_FALLOCATE)
+}
+
+static inline void leave(struct operation *op)
+{
+	count_seen(op);
+	if (op->op == OP_FALLOCATE)
 		zero_write_ended(op);
-	else if (kind != OP_TRUNCATE)
-		write_ended(op);
+	else if (op->op != OP_TRUNCATE && may_have_met(op))
+		write_met(op);
+}
+
+static inline int leave_at_once(struct operation *op)
+{
+	count_seen(op);
+	return !may_have_met(op);
+}
+
+/* The write that on_io_submit_end() has looked at last has met something, perhaps: one at a time, for the verifier. */
+int on_io_submit_met(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct submission *s = submission_of_thread();
+	struct aio_key key;
+	struct aio_write *w;
+
+	if (!s)
+		return 0;
+	s->at--;
+	key = aio_key_of(iocb_at(s));
+	s->at++;
+	w = aio_writes.lookup(&key);
+	if (w)
+		write_met(&w->op);
+	forget_aio(&key);
+	aio_programs.call(ctx, AIO_END);
+	return 0;
 }

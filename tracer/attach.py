@@ -9,6 +9,7 @@ import ctypes
 import mmap
 import os
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,34 +19,40 @@ import numpy as np
 import bpf
 from tracer import btf, hooks, interrupts
 from tracer.errors import UnsupportedError
-from tracer.hooks import WATCHED_FILES, Mechanism, Plan, Probe, Selection, Table
+from tracer.hooks import BEFORE_NUMBERS, WATCHED_FILES, Mechanism, Plan, Probe, Selection, Table
 from tracer.loader import attach_kfunc, attach_typed, build, import_bcc, load_typed, quiet
-from tracer.operations import NONE_RESULT, NONE_SIZE, OPERATION, WRITES, Op, Operations
+from tracer.operations import NONE_CPU, NONE_RESULT, NONE_SIZE, OPERATION, WRITES, Op, Operations
 
 RECORD_BYTES = (OPERATION.itemsize + 7) // 8 * 8
 """A record in the ring: an OPERATION, padded as the C compiler pads it."""
 
 LIMITS = (
     "truncate(2) on a path is seen by kprobe, or else on XFS and ext4; on others it counts as dropped",
-    "writes by io_submit(2) are seen where they pass through iomap (direct I/O of XFS, ext4, f2fs, btrfs without "
-    "checksums); others count as dropped",
-    "system calls of 32-bit processes are not seen",
+    "writes by io_submit(2) that do not pass through iomap are read from the process' memory; what it does not hold "
+    "counts as dropped",
+    "system calls of 32-bit processes count as dropped, but for open(2) with O_TRUNC and what io_submit(2) does",
     "a file on overlayfs must be watched on the file system below it",
 )
 """What no hook covers on any host."""
 
-_IN_FLIGHT = (b"calls", b"placed_writes", b"writes", b"urings")
+_IN_FLIGHT = (b"calls", b"placed_writes", b"writes", b"urings", b"aio_writes")
 """Maps of what has begun; each value begins with the operation."""
 
 _NOT_ENDED = {"seq_end": 0, "t_end": 0, "cpu_end": 0, "size_end": NONE_SIZE, "result": NONE_RESULT}
 """What an operation in flight has there."""
+
+_UNTOLD = 1
+"""UNTOLD of bpf/eofrace.h."""
+
+_NOT_THERE = 1
+"""BPF_NOEXIST of linux/bpf.h."""
 
 _NAME_BYTES = 64
 """Bytes of one component of a path in bpf/eofrace.h, the NUL at its end among them."""
 
 DROP_KINDS = (
     *("ring full", "map full", "end not seen", "not through iomap", "begin not seen"),
-    *("file not known", "place not known", "not watched", "by a kernel thread"),
+    *("file not known", "place not known", "not watched", "by a kernel thread", "by a 32-bit call"),
 )
 """Why an operation was lost, in the order of enum drop in bpf/eofrace.h."""
 
@@ -87,9 +94,16 @@ class Probes:
         self._programs: dict[str, Any] = {}
         self._typed: dict[str, Any] = {}
         """Raw tracepoint -> the program that was loaded for it by its BTF."""
+        self._types: Mapping[str, int] = {}
+        """Raw tracepoint -> its type there, of the same."""
+        self._by_file = True
+        self._attached = 0
+        """ns, CLOCK_MONOTONIC; before anything was seen."""
+        self._reserved = 0
+        """Numbers that user space has given to what had begun before."""
         self._watched: dict[tuple[int, int], set[tuple[int, int]]] = {}
-        self._untold: set[tuple[int, int]] = set()
-        """Watched files that may be truncated by path without a word of their file systems."""
+        self._untold: dict[tuple[int, int], int] = {}
+        """Watched files that may be truncated by path without a word of their file systems -> UNTOLD* of bpf/."""
 
     @property
     def ring_fd(self) -> int:
@@ -101,7 +115,7 @@ class Probes:
 
         It may be that of another file system on overlayfs: use `watch_file` there.
         """
-        self._note_untold((dev, ino), True)  # on which file system it is, nobody says
+        self._note_untold((dev, ino), _UNTOLD)  # on which file system it is, nobody says
         # s_dev is MKDEV(major, minor) with 20 bits of minor; st_dev went through new_encode_dev().
         self._note(dev, ino, (ino, os.major(dev) << 20 | os.minor(dev)))
 
@@ -118,7 +132,7 @@ class Probes:
             # vfs_fallocate() refuses length 0, whatever the file; our program has seen the call by then.
             os.posix_fallocate(fd, 0, 0)
         del table[thread]
-        self._note_untold((status.st_dev, status.st_ino), bool(flag[ctypes.c_int(0)].value))
+        self._note_untold((status.st_dev, status.st_ino), int(flag[ctypes.c_int(0)].value))
         found = {(key.ino, key.dev) for key in watched} - before
         if found:
             self._note(status.st_dev, status.st_ino, found.pop())
@@ -128,7 +142,7 @@ class Probes:
 
     def unwatch(self, dev: int, ino: int) -> None:
         """Stop recording this inode, and forget its operations in flight. Nothing happens if it is not watched."""
-        self._note_untold((dev, ino), False)
+        self._note_untold((dev, ino), 0)
         table = self._program[b"watched"]
         for inode, device in self._watched.pop((dev, ino), set()):
             with contextlib.suppress(KeyError):
@@ -142,6 +156,33 @@ class Probes:
                         # A place may be another write's by now: to delete it there is to write zeroes.
                         if bytes(entries[key])[: OPERATION.itemsize] == bytes(leaf)[: OPERATION.itemsize]:
                             del entries[key]
+
+    def may_record(self, dev: int, ino: int) -> bool:
+        """Whether operations on this file are recorded, if those of the process are."""
+        return not self._by_file or (dev, ino) in self._watched
+
+    def expect_exit(self, pid: int, tid: int) -> None:
+        """The thread may be in a system call that it had entered before the programs were attached."""
+        table = self._program[b"marked_threads"]
+        table[ctypes.c_uint64(pid << 32 | tid)] = table.Leaf(0, 0)
+
+    def expect_submission(self, pid: int, tid: int, count: int, iocbs: int) -> None:
+        """The same of io_submit(2) with so many iocbs, of which it has the array at that address."""
+        if not 0 < count <= BEFORE_NUMBERS - self._reserved:
+            return
+        table = self._program[b"submissions"]
+        leaf = table.Leaf()
+        leaf.seq_next, leaf.t_begin, leaf.iocbs = BEFORE_NUMBERS + 1 + self._reserved, self._attached, iocbs
+        leaf.total = leaf.left = count
+        leaf.cpu, leaf.kind = NONE_CPU, Op.AIO_WRITE
+        key = table.Key(pid << 32 | tid)
+        # Not if the thread has come back meanwhile, and was seen to enter another one.
+        if self._bcc.lib.bpf_update_elem(table.map_fd, ctypes.byref(key), ctypes.byref(leaf), _NOT_THERE) == 0:
+            self._reserved += count
+
+    def expect_context(self, context: int, pid: int) -> None:
+        """Writes by io_submit(2) may be in flight that this process has submitted to one of its contexts."""
+        self._program[b"aio_contexts"][ctypes.c_uint64(context)] = ctypes.c_uint64(pid)
 
     def follow(self, pid: int) -> None:
         """Record operations of this process, and of the children that it makes from now on."""
@@ -242,10 +283,17 @@ class Probes:
         table[table.Key(*key)] = table.Leaf(dev)
         self._watched.setdefault((dev, ino), set()).add(key)
 
-    def _note_untold(self, file: tuple[int, int], untold: bool) -> None:
+    def _note_untold(self, file: tuple[int, int], untold: int) -> None:
         """Whether a truncate(2) of nobody knows which file may be one of `file`'s."""
-        (self._untold.add if untold else self._untold.discard)(file)
-        self._program[b"untold"][ctypes.c_int(0)] = ctypes.c_uint8(bool(self._untold))
+        self._untold[file] = untold
+        self._program[b"untold"][ctypes.c_int(0)] = ctypes.c_uint8(max(self._untold.values()))
+
+    def _start(self) -> None:
+        """From now on operations may be seen: what had begun before has the numbers below."""
+        self._attached = time.monotonic_ns()
+        self._program[b"sequence"][ctypes.c_int(0)] = ctypes.c_uint64(2 * BEFORE_NUMBERS)
+        table = self._program[b"before_all"]
+        table[ctypes.c_int(0)] = table.Leaf(0, self._attached, 0)
 
     def _misses(self, fd: int) -> int:
         if self._misses_offset is None:
@@ -258,6 +306,7 @@ class Probes:
 
     def _load_typed(self, types: Mapping[str, int]) -> str | None:
         """Load on_<tracepoint> for tracepoints that the kernel's BTF has as those types; the reason if that fails."""
+        self._types = types
         with quiet() as said:
             try:
                 for tracepoint, type_id in types.items():
@@ -278,6 +327,21 @@ class Probes:
                     return None
                 self._programs[name.decode()] = self._program.load_func(name, self._bcc.BPF.RAW_TRACEPOINT)
                 self._program.attach_raw_tracepoint(tracepoint.encode(), name)
+            except Exception as error:  # bcc raises nothing more specific
+                return f"{error} {said()}".strip()
+        return None
+
+    def _go_on(self, tracepoint: str, table: bytes, number: int, program: str) -> str | None:
+        """Load a program that others on that tracepoint end with (a tail call), by its number in a table; the reason
+        if that fails.
+        """
+        with quiet() as said:
+            try:
+                if tracepoint in self._typed:
+                    loaded = load_typed(self._bcc, self._program, program, self._types[tracepoint])
+                else:
+                    loaded = self._program.load_func(program.encode(), self._bcc.BPF.RAW_TRACEPOINT)
+                self._program[table][ctypes.c_int(number)] = ctypes.c_int(loaded.fd)
             except Exception as error:  # bcc raises nothing more specific
                 return f"{error} {said()}".strip()
         return None
@@ -345,8 +409,7 @@ def attach(
                 program = build(bcc, bpf.source(stage, *plan.files), macros | {"TYPED": 0})
                 stack.callback(program.cleanup)
                 probes = Probes(bcc, program, info, ring_bytes, table)
-            if selection.by_process:
-                _attach_processes(probes, info)
+            _attach_processes(probes, info, all_of_them=selection.by_process)
             _attach_extra(probes, info)
             _attach_truncate(probes, info, plan)
             _attach_faults(probes, info)
@@ -356,6 +419,12 @@ def attach(
             _attach_uring(probes, info)
             _attach_fallocate(probes, plan)
             _attach_direct(probes, plan)
+            probes._by_file = selection.by_file
+            _load_aio(probes, watching=table is not None)
+            _require(
+                probes._go_on("sys_exit", b"exit_programs", 0, "on_exit_from_before"), "the program on_exit_from_before"
+            )
+            probes._start()
             for tracepoint in hooks.SYSTEM_CALLS:
                 _require(probes._raw(tracepoint), f"raw tracepoint {tracepoint}")
             probes.mechanisms["system calls"] = "raw tracepoints sys_enter, sys_exit"
@@ -425,11 +494,15 @@ def _attach_threads(probes: Probes, info: btf.Btf) -> None:
             probes.mechanisms[name] = "raw tracepoint"
 
 
-def _attach_processes(probes: Probes, info: btf.Btf) -> None:
+def _attach_processes(probes: Probes, info: btf.Btf, *, all_of_them: bool) -> None:
+    """What tells of threads that end; and if processes are followed, of those that begin."""
     for name, arguments in hooks.PROCESSES.items():
+        if name != "sched_process_exit" and not all_of_them:
+            continue
         reason = probes._raw(name) if hooks.fits(info, name, arguments) else "its arguments are others on this kernel"
         _require(reason, f"raw tracepoint {name}")
-    probes.mechanisms["processes"] = "raw tracepoints sched_process_fork, _exec, _exit"
+    if all_of_them:
+        probes.mechanisms["processes"] = "raw tracepoints sched_process_fork, _exec, _exit"
 
 
 def _attach_uring(probes: Probes, info: btf.Btf) -> None:
@@ -448,6 +521,16 @@ def _attach_uring(probes: Probes, info: btf.Btf) -> None:
             f"{reason}: buffered writes, fallocates and truncations by io_uring, and writes that it refuses, "
             "are not seen"
         )
+
+
+def _load_aio(probes: Probes, *, watching: bool) -> None:
+    """The programs that those on system calls go on with, in the order of AIO_* in bpf/aio.c."""
+    steps = ("io_submit_count", "io_submit_note", "io_submit_hear", "io_submit_end", "io_submit_met", "io_getevents")
+    for number, step in enumerate(steps):
+        if step != "io_submit_met" or watching:
+            _require(probes._go_on("sys_exit", b"aio_programs", number, f"on_{step}"), f"the program on_{step}")
+    name = "on_io_submit_note_enter"
+    _require(probes._go_on("sys_enter", b"enter_programs", 0, name), f"the program {name}")
 
 
 _PAIRS = {Mechanism.KPROBE: "kprobe and kretprobe", Mechanism.KFUNC: "kfunc and kretfunc (fentry, fexit)"}

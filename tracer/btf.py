@@ -55,6 +55,10 @@ class _BadError(Exception):
     """The blob breaks the format."""
 
 
+class _VoidError(_BadError):
+    """A type is void, perhaps with qualifiers."""
+
+
 class Btf:
     """One blob, or a module's on top of `base`.
 
@@ -187,6 +191,8 @@ class Btf:
             blob: Btf = self
             while ident < blob._first and blob._base:
                 blob = blob._base
+            if not ident:
+                raise _VoidError("no type where one is wanted")
             position = blob._locate(ident)
             kind, _, _, value = blob._type(position)
             if kind not in _MODIFIERS:
@@ -228,7 +234,10 @@ class Btf:
         kind, _, _, target = blob._type(position)
         if kind != _PTR or not target:
             return ""
-        blob, position = self._resolve(target)
+        try:
+            blob, position = blob._resolve(target)
+        except _VoidError:  # const void *
+            return ""
         if blob._type(position)[0] not in (_STRUCT, _UNION):
             return ""
         return blob._string(_TYPE.unpack_from(blob._data, position)[0])

@@ -45,13 +45,16 @@ _SYSCALLS = (
     *("write", "writev", "pwrite64", "pwritev", "pwritev2"),
     *("copy_file_range", "sendfile", "splice", "ioctl", "truncate", "open_by_handle_at", "mmap"),
     *("ftruncate", "fallocate", "io_submit", "io_uring_enter", "open", "openat", "openat2", "creat"),
+    *("io_getevents", "io_pgetevents"),
 )
+CHANGING_CALLS = frozenset(_SYSCALLS) - {"io_submit", "io_uring_enter", "io_getevents", "io_pgetevents", "mmap"}
+"""System calls that are operations, or may be."""
 _CALLBACKS = ("aio_complete_rw", "io_complete_rw", "io_complete_rw_iopoll")
 _MACHINES: dict[str, tuple[tuple[int, ...], dict[str, str]]] = {
     # Numbers of _SYSCALLS; where pt_regs has a system call's and a function's arguments, and its result.
     "x86_64": (
-        (1, 20, 18, 296, 328, 326, 40, 275, 16, 76, 304, 9, 77, 285, 209, 426, 2, 257, 437, 85),
-        {"arg": "di si dx r10 r8 r9", "carg": "di si dx cx", "ret": "ax", "nr": "orig_ax"},
+        (1, 20, 18, 296, 328, 326, 40, 275, 16, 76, 304, 9, 77, 285, 209, 426, 2, 257, 437, 85, 208, 333),
+        {"arg": "di si dx r10 r8 r9", "carg": "di si dx cx", "ret": "ax", "nr": "orig_ax", "compat_arg": "bx cx dx"},
     ),
 }
 
@@ -74,7 +77,9 @@ _MEMBERS = (
     *("iov_iter.count", "iov_iter.data_source"),
 )
 _OPTIONAL = (
-    *("aio_kiocb.ki_res.data", "io_kiocb.cqe.user_data", "io_kiocb.cmd", "io_kiocb.file"),
+    *("aio_kiocb.ki_res.data", "aio_kiocb.ki_res.obj", "aio_kiocb.ki_ctx", "kioctx.user_id"),
+    *("io_kiocb.tctx", "io_kiocb.task", "io_uring_task.task"),
+    *("io_kiocb.cqe.user_data", "io_kiocb.cmd", "io_kiocb.file"),
     *("io_kiocb.opcode", "io_kiocb.flags", "io_kiocb.cqe.fd", "io_rw.len", "io_uring_cqe.res"),
     *("io_sync.off", "io_sync.len", "io_sync.mode", "io_ftrunc.len"),
     *("io_open.how.flags", "io_open.file_slot", "io_splice.off_out", "io_splice.len"),
@@ -82,6 +87,7 @@ _OPTIONAL = (
 )
 
 _BTRFS = ("btrfs_inode.vfs_inode", "btrfs_inode.root", "btrfs_root.anon_dev")
+_KIOCB_HEAD = ("kiocb.ki_filp", "kiocb.ki_pos", "kiocb.ki_flags", "kiocb.ki_complete")  # of which is read at once
 
 # Raw tracepoint: what its leading arguments must point to, and what is lost without it. An end comes before its
 # begin, so that what begins is always seen to end.
@@ -152,6 +158,10 @@ class Selection:
 
 
 WATCHED_FILES = Selection()
+
+BEFORE_NUMBERS = 1 << 15
+"""Sequence numbers for operations that had begun before recording did, as the kernel's side finds them; as many are for
+those that user space finds. All others begin behind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,10 +348,7 @@ def macros(
     typed: bool = False,
 ) -> dict[str, int]:
     """What the C files want to know of this host. `typed`: the programs on `TYPED` are attached by BTF."""
-    machine = platform.machine()
-    if machine not in _MACHINES:
-        raise UnsupportedError(f"tracing on {machine} is not supported: use {' or '.join(_MACHINES)}")
-    numbers, registers = _MACHINES[machine]
+    numbers, registers = _machine()
     found = btf.offsets(info, _MEMBERS) | {path: info.offset(path) or 0 for path in _OPTIONAL}
     values = {f"OFF_{path.replace('.', '_')}": offset for path, offset in found.items()}
     of_btrfs = _subvolumes(info)
@@ -372,7 +379,26 @@ def macros(
         "TYPED": int(typed),
         "WATCH_SETS": table.sets if table else 0,
         "WATCH_SLOTS": table.slots if table else 0,
+        "BEFORE_NUMBERS": BEFORE_NUMBERS,
+        "KIOCB_HEAD": _head(found, _KIOCB_HEAD),
     }
+
+
+def system_calls() -> dict[str, int]:
+    """Their numbers on this machine. Raises `UnsupportedError`."""
+    return dict(zip(_SYSCALLS, _machine()[0], strict=True))
+
+
+def _machine() -> tuple[tuple[int, ...], dict[str, str]]:
+    machine = platform.machine()
+    if machine not in _MACHINES:
+        raise UnsupportedError(f"tracing on {machine} is not supported: use {' or '.join(_MACHINES)}")
+    return _MACHINES[machine]
+
+
+def _head(offsets: dict[str, int], members: tuple[str, ...]) -> int:
+    """Bytes up to the end of the last of some members, of which none has more than 8."""
+    return (max(offsets[member] for member in members) // 8 + 1) * 8
 
 
 def _addresses(names: tuple[str, ...]) -> dict[str, int]:

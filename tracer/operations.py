@@ -58,6 +58,10 @@ FALLOC_FL_COLLAPSE_RANGE = 0x08
 FALLOC_FL_ZERO_RANGE = 0x10
 FALLOC_FL_INSERT_RANGE = 0x20
 
+NONE_CPU = 0xFFFF
+"""`cpu_begin` of an operation whose begin was not seen: it was in flight when recording began. `t_begin` is when that
+was, `seq_begin` is below those of all others."""
+
 OPERATION = np.dtype(
     [
         ("seq_begin", "<u8"),

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tracer.errors import TraceError, UsageError
-from tracer.operations import NONE_RESULT, NONE_SIZE, OPERATION, Op, Operations
+from tracer.operations import NONE_CPU, NONE_RESULT, NONE_SIZE, OPERATION, Op, Operations
 from tracer.report.escape import printable
 from tracer.trace_meta import MAX_METADATA, TraceMeta, decode, short
 
@@ -50,6 +50,7 @@ NULLS: dict[str, int] = {
     "seq_end": 0,
     "t_end": 0,
     "cpu_end": 0,
+    "cpu_begin": NONE_CPU,
     "t_applied": 0,
     "request": 0,
     "size_begin": NONE_SIZE,

@@ -66,8 +66,9 @@ def sample() -> Blob:
     kiocb = blob.struct("kiocb", 8, ("ki_filp", number, 0))
     private = blob.add(PTR, "", 0)
     pointer = blob.add(PTR, "", kiocb)
-    parameters = b"".join(struct.pack("<II", 0, ident) for ident in (private, pointer, number))
-    proto = blob.add(FUNC_PROTO, "", 0, parameters, 3)
+    any_pointer = blob.add(PTR, "", blob.add(CONST, "", 0))
+    parameters = b"".join(struct.pack("<II", 0, ident) for ident in (private, pointer, number, any_pointer))
+    proto = blob.add(FUNC_PROTO, "", 0, parameters, 4)
     blob.add(TYPEDEF, "btf_trace_begin", blob.add(PTR, "", proto))
     return blob
 
@@ -99,7 +100,7 @@ def test_what_is_not_there() -> None:
 
 def test_tracepoint_arguments() -> None:
     blob = btf.Btf(sample().bytes(), "sample")
-    assert blob.tracepoint("begin") == ("kiocb", "")
+    assert blob.tracepoint("begin") == ("kiocb", "", "")  # the last is const void *
     assert blob.tracepoint("end") is None
 
 
@@ -113,7 +114,7 @@ def test_module_on_top_of_vmlinux() -> None:
     assert module.offset("xfs_inode.i_vnode.tail") == 64 + 40
     assert module.offset("thing.tail") == 40
     assert base.offset("xfs_inode.i_vnode") is None
-    assert module.tracepoint("begin") == ("kiocb", "")
+    assert module.tracepoint("begin") == ("kiocb", "", "")
     assert module.mentions("xfs_inode")
     assert module.mentions("thing")
     assert not base.mentions("xfs_inode")
@@ -175,3 +176,7 @@ def test_running_kernel() -> None:
     assert len(set(found.values())) >= 4
     assert found["aio_kiocb.ki_res.data"] > found["kiocb.ki_pos"]
     assert blob.tracepoint("sys_enter") == ("pt_regs", "")
+    for positions in blob._by_name.values():  # every one that this kernel has, whatever its arguments are
+        name = blob._string(btf._TYPE.unpack_from(blob._data, positions[0])[0])
+        if name.startswith("btf_trace_"):
+            assert blob.tracepoint(name.removeprefix("btf_trace_")) is not None

@@ -59,9 +59,7 @@ def test_attached_as_asked_for_or_refused(mechanism: Mechanism) -> None:
 
 
 @pytest.mark.root
-def test_offsets_have_to_do_where_the_verifier_refuses_types(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_offsets_have_to_do_where_the_verifier_refuses_types(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(hooks, "_types", lambda info: dict.fromkeys(hooks.TYPED, 1))  # type 1 is an integer
     file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
     with attach.attach(1 << 20) as probes, Recorder(probes) as recorder:

@@ -251,21 +251,6 @@ def test_aio_batch(probes: attach.Probes, place: scratch.Scratch) -> None:
     assert (len(again), recorder.dropped, recorder.unfinished) == (0, 0, 0)
 
 
-def test_aio_past_iomap_is_noticed(probes: attach.Probes, place: scratch.Scratch) -> None:
-    """An asynchronous write that iomap never sees is counted, one by one, in mixed batches too."""
-    aio = Aio()
-    with watched(probes, place) as (direct, buffered, _), Recorder(probes) as recorder:
-        assert aio.submit(buffered, [(0, 4 * KIB, 1), (4 * KIB, 4 * KIB, 2)]) == 2
-        assert aio.results(2) == {1: 4 * KIB, 2: 4 * KIB}
-        assert len(recorder.take()) == 0
-        assert recorder.dropped == recorder.dropped_by["not through iomap"] == 2
-        assert aio.submit(direct, [(8 * KIB, 4 * KIB, 3)]) == 1
-        assert aio.results(1) == {3: 4 * KIB}
-        assert list(recorder.take()["request"]) == [3]
-        assert recorder.dropped == 0
-    aio.close()
-
-
 def test_unaligned_write_is_one_operation(probes: attach.Probes, xfs: scratch.Scratch) -> None:
     """xfs_file_dio_write_unaligned() calls iomap twice with one kiocb: overwrite only, then exclusively."""
     with watched(probes, xfs) as (direct, _, _), Recorder(probes) as recorder:

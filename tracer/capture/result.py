@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tracer.analysis.hazards import Analysis
 from tracer.errors import Status
-from tracer.operations import WRITES, Op, Operations
+from tracer.operations import NONE_CPU, WRITES, Op, Operations
 
 SCHEMA = "eofrace.capture/1"
 
@@ -47,6 +47,8 @@ class Totals:
     dropped: dict[str, int] = field(default_factory=dict)
     """Reason -> operations lost in the kernel."""
     unfinished: int = 0
+    begun_before: int = 0
+    """Operations that were in flight when recording began."""
 
     @property
     def operations(self) -> int:
@@ -58,6 +60,7 @@ class Totals:
         for reason, count in dropped.items():
             self.dropped[reason] = self.dropped.get(reason, 0) + count
         self.unfinished += int(np.count_nonzero(ops["seq_end"] == 0))
+        self.begun_before += int(np.count_nonzero(ops["cpu_begin"] == NONE_CPU))
         ended = ops["seq_end"] != 0
         self.failed += int(np.count_nonzero(ended & (ops["result"] < 0)))
         for op, count in enumerate(np.bincount(ops["op"]).tolist()):
@@ -146,6 +149,7 @@ class Captured:
             "dropped": sum(self.totals.dropped.values()),
             "dropped_by": self.totals.dropped,
             "unfinished": self.totals.unfinished,
+            "begun_before": self.totals.begun_before,
             "files": [
                 {
                     "path": self.paths.get(file),

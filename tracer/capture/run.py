@@ -12,6 +12,7 @@ from tracer import attach, interrupts, trace
 from tracer.analysis.hazards import Analysis, analyse
 from tracer.attach import Probes
 from tracer.capture import mappings, processes
+from tracer.capture.before import Before
 from tracer.capture.parts import PART_OPERATIONS, Directory, Memory
 from tracer.capture.paths import Paths
 from tracer.capture.result import Captured, Totals
@@ -102,8 +103,9 @@ class _Capture:
         with contextlib.ExitStack() as stack:
             stopped = stack.enter_context(interrupts.collected())
             command = stack.enter_context(options.followed(self._probes, self._paths))
-            followed = self._probes.followed() if options.selection.by_process else mappings.everybody()
+            followed = options.processes(self._probes)
             self._mapped = mappings.shared(followed)
+            before = Before(self._probes, followed)
             attached_after = age()
             recording()
             while (why := self._over(stopped, command)) is None:
@@ -111,7 +113,7 @@ class _Capture:
                 self._take()
                 self._progress(self._totals, time.monotonic() - self._started)
             seconds = time.monotonic() - self._started
-            self._gaps |= options.ended(self._probes, command)
+            self._gaps |= options.ended(self._probes, command) | before.gaps()
             self._take(final=True)
             self._note_mappings()
             if self._memory.full:

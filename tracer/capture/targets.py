@@ -5,12 +5,12 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tracer.attach import Probes
-from tracer.capture import processes
+from tracer.capture import mappings, processes
 from tracer.capture.paths import Paths
 from tracer.errors import UsageError
 from tracer.hooks import Selection
@@ -55,6 +55,10 @@ class Targets:
             for name in self.comms:
                 processes.follow_named(probes, name)
             yield stack.enter_context(processes.command(probes, self.command)) if self.command else None
+
+    def processes(self, probes: Probes) -> Iterable[int]:
+        """Those that may do what is to be seen."""
+        return probes.followed() if self.selection.by_process else mappings.everybody()
 
     def ended(self, probes: Probes, command: Command | None) -> dict[str, str]:
         """End the command; what went on of it when it had ended, as a gap."""

@@ -35,6 +35,8 @@ def print_captured(captured: Captured, *, stderr: bool) -> None:
     lost = ", ".join(f"{count:,} {reason}" for reason, count in totals.dropped.items() if count)
     if lost:
         console.print(f"lost in the kernel: {lost}", style="bold yellow")
+    if totals.begun_before:
+        console.print(f"{totals.begun_before:,} in flight when recording began", style="yellow")
     if totals.unfinished:
         console.print(f"{totals.unfinished:,} in flight at the end", style="yellow")
     if totals.files:

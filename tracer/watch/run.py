@@ -11,6 +11,7 @@ from tracer import attach, interrupts
 from tracer.analysis.hazards import Counts, Hazard
 from tracer.attach import Probes
 from tracer.capture import processes
+from tracer.capture.before import Before
 from tracer.capture.paths import Paths
 from tracer.capture.targets import Targets, age
 from tracer.hooks import TABLE, Mechanism, Table
@@ -77,12 +78,13 @@ class _Watch:
         with contextlib.ExitStack() as stack:
             stopped = stack.enter_context(interrupts.collected())
             command = stack.enter_context(options.followed(self._probes, self._paths))
+            before = Before(self._probes, options.processes(self._probes))
             attached_after = age()
             watching()
             while (why := options.over(stopped, command, self._begun, self._state.processes)) is None:
                 time.sleep(_TURN)
                 self._take()
-            gaps |= options.ended(self._probes, command)
+            gaps |= options.ended(self._probes, command) | before.gaps()
             self._close()
         return Watched(
             state=self._state,

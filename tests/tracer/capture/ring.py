@@ -191,9 +191,12 @@ def special(path: str, what: str) -> dict[int, int]:
         ring.queue(Request(FALLOCATE, direct, 0, 1 << 20, 0, 1, flags=LINK))
         ring.queue(Request(WRITE, direct, 1 << 20, address, 4096, 2))
         return dict(ring.submit(2))
-    if what == "skipped":
+    if what.startswith("skipped"):
         buffered = os.open(path, os.O_RDWR)
-        ring.queue(Request(WRITE, buffered, 0, address, 4096, 1, flags=SKIP))
+        if what == "skipped-fallocate":
+            ring.queue(Request(FALLOCATE, buffered, 0, 1 << 20, 0, 1, flags=SKIP))
+        else:
+            ring.queue(Request(WRITE, buffered, 0, address, 4096, 1, flags=SKIP))
         ring.submit(0)
         heard = (Request(WRITE, buffered, 4096 * number, address, 4096, number) for number in range(2, 40))
         return {request.user_data: ring.run(request) for request in heard}

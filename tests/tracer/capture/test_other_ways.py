@@ -1,5 +1,6 @@
 """What changes a file without write(2) and its kin: recorded, or at least counted, so that no verdict rests on it."""
 
+import contextlib
 import errno
 import mmap
 import os
@@ -16,6 +17,7 @@ from tracer.analysis.hazards import Verdict, analyse
 from tracer.capture.result import Captured
 from tracer.capture.run import Options, capture
 from tracer.errors import Status
+from tracer.lab import namespace
 from tracer.lab.scratch import Scratch, default_directory, loop_scratch
 from tracer.operations import Op, Operations
 
@@ -186,6 +188,39 @@ def test_a_file_that_is_no_longer_watched_is_no_reason_to_count(tmp_path: Path) 
             assert counted() == 2
             probes.unwatch(dev, ino)
             assert counted() == 2
+
+
+@contextlib.contextmanager
+def overlaid(directory: Path) -> Iterator[tuple[Path, Path]]:
+    """A file on overlayfs, and the same below. Mounted for us alone."""
+    namespace.enter_private_namespace()
+    below, upper, work, merged = (directory / name for name in ("below", "upper", "work", "merged"))
+    for path in (below, upper, work, merged):
+        path.mkdir()
+    (upper / "f").write_bytes(bytes(4096))
+    words = ["mount", "-t", "overlay", "-o", f"lowerdir={below},upperdir={upper},workdir={work}", "overlay"]
+    if subprocess.run([*words, str(merged)], capture_output=True, check=False).returncode:
+        pytest.skip("no overlayfs here")
+    try:
+        yield merged / "f", upper / "f"
+    finally:
+        subprocess.run(["umount", str(merged)], check=True)
+
+
+def test_truncation_by_path_on_overlayfs(tmp_path: Path) -> None:
+    """Told of the file below; whoever watches that of overlayfs hears at least that there was one."""
+    script = "import os, sys; os.truncate(sys.argv[1], 100); os.truncate(os.open(sys.argv[1], os.O_RDWR), 200)"
+    with overlaid(tmp_path) as (file, below):
+        captured, ops = recorded(tmp_path, script, file)
+        by_kprobe = "kprobe" in captured.mechanisms["truncate(2)"]
+        assert sorted(rows(ops, file) + rows(ops, below)) == [("truncate", size, 0, 0) for size in (100, 200)]
+        assert rows(ops, file)[-1] == ("truncate", 200, 0, 0)
+        assert lost(captured) == {}
+        captured, ops = recorded(tmp_path, script, file, files=(file,))
+        assert lost(captured) == ({} if by_kprobe else {"file not known": 1})
+        assert captured.status is (Status.OK if by_kprobe else Status.INCONCLUSIVE)
+        captured, ops = recorded(tmp_path, script, file, files=(below,))
+        assert lost(captured) == {}
 
 
 def test_an_open_by_io_uring_that_truncates(scratch: Scratch, tmp_path: Path) -> None:

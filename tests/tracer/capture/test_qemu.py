@@ -108,7 +108,7 @@ def test_a_storage_daemon_that_runs_already(image: Path, tmp_path: Path) -> None
     words += ["--blockdev", f"driver=file,node-name=file,filename={image},aio=native,cache.direct=on"]
     words += ["--blockdev", "driver=qcow2,node-name=disk,file=file"]
     words += ["--export", "type=nbd,id=disk,node-name=disk,name=disk,writable=on"]
-    with subprocess.Popen(words) as daemon:
+    with subprocess.Popen(children.dying_with_us(words)) as daemon:
         try:
             while not socket.exists():
                 time.sleep(0.05)
