@@ -37,8 +37,9 @@ class Columns:
 
     def take(self, rows: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> "Columns":
         """Those at the given positions, or for which the mask is true."""
-        positions = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows.astype(np.int64, copy=False)
-        return Columns(self._arrays, positions if self._rows is None else self._rows[positions])
+        if rows.dtype == np.bool_:
+            rows = np.flatnonzero(rows)
+        return Columns(self._arrays, np.asarray(rows if self._rows is None else self._rows[rows], np.int64))
 
     def kept(self) -> "Columns":
         """A copy of just these, for whoever keeps a few of many."""

@@ -81,7 +81,7 @@ class Sweep:
         """Sequence numbers of the ends that are still to come, of all operations."""
 
     def run(self) -> Iterator[list[Found]]:
-        """Yield what is found, stretch by stretch. Raises TraceError where the trace is damaged."""
+        """Yield what is found, in portions, one at least for each stretch. Raises TraceError for a damaged trace."""
         window = self._share.window
         before = list(carried(self._trace, NAMES, window.low)) if window.low else []
         self._ends = np.concatenate([self._ends, *(ops["seq_end"][ops["seq_end"] != 0] for ops in before)])
@@ -96,6 +96,7 @@ class Sweep:
             self.unfinished += int(np.count_nonzero(stretch.ops["seq_end"] == 0))
             self._check_numbers(stretch)
             yield from self._advance(self._seen(stretch.ops), stretch.frontier)
+            yield []
 
     def _seen(self, ops: Arrays) -> Arrays:
         """Of some operations, those of this share that some rule wants, as rules see them."""
