@@ -152,6 +152,7 @@ EXPOSED, SERIALISED, LOST = Outcome.EXPOSED, Outcome.KERNEL_SERIALISED, Outcome.
         ("overlapping-writes", {**SAME, "t_applied": 2001}, INSIDE, EXPOSED),
         ("overlapping-writes", SAME, {**INSIDE, "t_applied": 1000}, EXPOSED),
         ("eof-block-zeroing", BEYOND, IN_LAST, EXPOSED),
+        ("eof-block-zeroing", {**BEYOND, "offset": 5 * K, "size_begin": 4608}, {**IN_LAST, "length": K}, EXPOSED),
         ("eof-block-zeroing", {**BEYOND, "t_applied": 2000}, IN_LAST, SERIALISED),
         ("eof-block-zeroing", {**BEYOND, "t_applied": 2001}, IN_LAST, EXPOSED),
         ("eof-block-zeroing", {**BEYOND, "t_begin": 2500}, {**IN_LAST, "t_applied": 2500}, SERIALISED),
