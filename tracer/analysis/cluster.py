@@ -12,7 +12,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from tracer import interrupts
 from tracer.analysis import shares
+from tracer.analysis.processes import signals_left_to_the_parent
 from tracer.analysis.shares import Done, News, Task
 from tracer.errors import InconclusiveError, UnsupportedError, UsageError
 from tracer.report.escape import printable
@@ -102,8 +104,9 @@ def local(count: int) -> Iterator[Cluster]:
         # Its own would be left behind.
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="eofrace-dask-", ignore_cleanup_errors=True))
         stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": _LOSSES}))
-        workers = stack.enter_context(
-            distributed.LocalCluster(
+        # Interrupted half-way it would not get rid of its processes in peace: seconds.
+        with interrupts.deferred(), signals_left_to_the_parent():
+            workers = distributed.LocalCluster(
                 n_workers=count,
                 threads_per_worker=1,
                 memory_limit=None,  # a limit would be one of Dask's making
@@ -111,5 +114,6 @@ def local(count: int) -> Iterator[Cluster]:
                 local_directory=scratch,
                 silence_logs=logging.CRITICAL,
             )
-        )
-        yield Cluster(stack.enter_context(distributed.Client(workers, set_as_default=False)))
+            stack.enter_context(workers)
+            client = stack.enter_context(distributed.Client(workers, set_as_default=False))
+        yield Cluster(client)

@@ -30,16 +30,20 @@ def one_after_the_other(tasks: Sequence[Task]) -> Iterator[tuple[int, News | Don
 
 
 def analyse_stored(
-    traces: Sequence[Stored], rules: Sequence[Rule], cuts: int, execute: Execute, told: Told = lambda trace, news: None
+    traces: Sequence[Stored],
+    rules: Sequence[Rule],
+    workers: int,
+    execute: Execute,
+    told: Told = lambda trace, news: None,
 ) -> list[Analysis]:
-    """Judge traces by rules, the work on each cut into some `cuts` tasks; the results do not depend on how.
+    """Judge traces by rules, the work on each cut for so many workers; the results do not depend on how.
 
     Raises TraceError for what is wrong with a trace.
     """
     tasks: list[Task] = []
     of_trace: list[int] = []
     for number, trace in enumerate(traces):
-        more = list(shares.tasks(trace, emulated(trace), rules, cuts))
+        more = list(shares.tasks(trace, emulated(trace), rules, workers))
         tasks += more
         of_trace += [number] * len(more)
     found = [{rule.id: Findings() for rule in rules} for _ in traces]

@@ -11,6 +11,7 @@ import os
 import signal
 import traceback
 from collections.abc import Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -50,17 +51,27 @@ class Processes:
 
 
 @contextlib.contextmanager
+def signals_left_to_the_parent() -> Iterator[None]:
+    """What a terminal sends to all of its processes is blocked for good in those that are started in the block.
+
+    Also in threads that are started there, and their processes. What arrives here meanwhile comes right after.
+    """
+    resource_tracker.ensure_running()  # which unblocks signals, the first time
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_THE_PARENT)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
 def _worker() -> Iterator[tuple[SpawnProcess, Connection]]:
     """A process that waits for tasks, killed at the end, if it has not ended by then."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, os.getpid()), daemon=True)
-    # Blocked for good in the child, from its first instruction on; what arrives here meanwhile comes right after.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_THE_PARENT)
-    try:
+    with signals_left_to_the_parent():
         process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     theirs.close()
     try:
         yield process, ours

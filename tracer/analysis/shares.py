@@ -11,6 +11,9 @@ from tracer.analysis.stream import Window
 from tracer.analysis.sweep import Share, Sweep
 from tracer.stored import LAST_NUMBER, Stored
 
+_WINDOWS = 4
+"""For each worker: the last ones to end are not much behind the others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -59,19 +62,19 @@ def run(task: Task) -> Iterator[News | Done]:
     yield Done(found, sweep.operations if task.counts else 0, sweep.unfinished if task.counts else 0)
 
 
-def tasks(trace: Stored, emulated: Emulated, rules: Sequence[Rule], count: int) -> Iterator[Task]:
-    """Cut the work on a trace into about `count` tasks, the earliest first.
+def tasks(trace: Stored, emulated: Emulated, rules: Sequence[Rule], workers: int) -> Iterator[Task]:
+    """Cut the work on a trace into tasks for so many workers, the earliest first.
 
-    Rules on pairs are cut by time, since one busy file may be nearly all of a trace, scans by file.
+    Rules on pairs are cut by time, since one busy file may be nearly all of a trace. Scans are cut by file; as each of
+    them has to look at all operations, there are no more of them than workers.
     """
     scans = tuple(rule for rule in rules if isinstance(rule, ScanRule))
     others = tuple(rule for rule in rules if rule not in scans)
     if others or not scans:
-        for window in windows(trace, count):
+        for window in windows(trace, _WINDOWS * workers if workers > 1 else 1):
             yield Task(trace, emulated, others, Share(window), counts=True)
-    if scans:
-        for bucket in range(count):
-            yield Task(trace, emulated, scans, Share(Window(), bucket, count), counts=not others and bucket == 0)
+    for bucket in range(workers if scans else 0):
+        yield Task(trace, emulated, scans, Share(Window(), bucket, workers), counts=not others and bucket == 0)
 
 
 def windows(trace: Stored, count: int) -> list[Window]:

@@ -35,9 +35,6 @@ _MEANINGS = {
 _FEW = 1_000_000
 """Operations that are judged before other processes would have started."""
 
-_TASKS = 4
-"""Tasks for each process: the last ones to end are not much behind the others."""
-
 EXAMPLES = """\b
 Examples:
   eofrace analyze run.parquet
@@ -139,12 +136,12 @@ def analyze(
 
 @contextlib.contextmanager
 def _executing(scheduler: str | None, workers: int | None, operations: int) -> Iterator[tuple[Execute, int]]:
-    """Who does the work, and into how many tasks it is cut."""
+    """Who does the work, and how many they are."""
     if scheduler is not None or workers is not None:
         from tracer.analysis import cluster
 
         with cluster.scheduler(scheduler) if scheduler is not None else cluster.local(workers or 1) as found:
-            yield found, _TASKS * max(found.count, workers or 1)
+            yield found, max(found.count, 1)
         return
     cores = len(os.sched_getaffinity(0))
     if cores == 1 or operations <= _FEW:
@@ -152,7 +149,7 @@ def _executing(scheduler: str | None, workers: int | None, operations: int) -> I
         return
     from tracer.analysis.processes import Processes
 
-    yield Processes(cores), _TASKS * cores
+    yield Processes(cores), cores
 
 
 def _print(traces: Sequence[Path], analyses: list[Analysis], total: Analysis) -> None:

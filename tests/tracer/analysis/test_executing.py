@@ -85,8 +85,8 @@ def kill_when_there(victim: Path) -> Callable[[], None]:
     return done
 
 
-def judged(trace: Stored, rules: list[Rule], execute: Execute, cuts: int = 5) -> Analysis:
-    (found,) = analyse_stored([trace], rules, cuts, execute)
+def judged(trace: Stored, rules: list[Rule], execute: Execute) -> Analysis:
+    (found,) = analyse_stored([trace], rules, 2, execute)
     return found
 
 
@@ -154,8 +154,8 @@ def test_dask_finds_the_same_and_a_lost_worker_costs_time(trace: Stored, wanted:
 def test_nothing_is_left_when_it_is_stopped(tmp_path: Path, words: list[str], number: int) -> None:
     from tests.tracer.begun import wait_until_begun
 
-    saved(tmp_path / "t", many(3_000_000), Shape((0,), 0, 1 << 16, True))
-    program = "from tracer.commands import main; main()"
+    saved(tmp_path / "t", many(500_000), Shape((0,), 0, 1 << 16, True))
+    program = "from tracer.commands import analyze, main; analyze._FEW = 0; main()"
     command = [sys.executable, "-c", program, "analyze", *words, str(tmp_path / "t")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         wait_until_begun(process.pid)
