@@ -110,6 +110,8 @@ def test_against_the_oracle(name: str, ops: Operations) -> None:
     assert found(rules.named(name), ops) == wanted
 
 
+POST_EOF = operation(Op.FALLOCATE, 1, 4, 0, 64 * K, size_begin=0)
+BEHIND = operation(Op.AIO_WRITE, 2, 3, 64 * K, 64 * K)
 PUNCH = operation(Op.FALLOCATE, 1, 4, 0, 64 * K, flags=0x03)
 CUT = operation(Op.TRUNCATE, 1, 4, K)
 INSIDE = operation(Op.AIO_WRITE, 2, 3, 0, 4 * K)
@@ -122,6 +124,26 @@ EXPOSED, SERIALISED, LOST = Outcome.EXPOSED, Outcome.KERNEL_SERIALISED, Outcome.
 @pytest.mark.parametrize(
     ("name", "first", "second", "outcome"),
     [
+        ("post-eof-fallocate", {**POST_EOF, "t_applied": 2000}, {**BEHIND, "t_applied": 2500}, SERIALISED),
+        ("post-eof-fallocate", {**POST_EOF, "t_applied": 2001}, {**BEHIND, "t_applied": 2500}, EXPOSED),
+        (
+            "post-eof-fallocate",
+            {**POST_EOF, "t_applied": 2500, "size_end": 128 * K},
+            {**BEHIND, "t_applied": 2500},
+            SERIALISED,
+        ),
+        (
+            "post-eof-fallocate",
+            {**POST_EOF, "t_applied": 2500, "size_end": 128 * K},
+            {**BEHIND, "t_applied": 2501},
+            EXPOSED,
+        ),
+        (
+            "post-eof-fallocate",
+            {**POST_EOF, "t_applied": 2500, "size_applied": 128 * K},
+            {**BEHIND, "t_applied": 2500},
+            LOST,
+        ),
         ("zeroing-over-write", PUNCH, INSIDE, EXPOSED),
         ("zeroing-over-write", {**PUNCH, "t_applied": 2000}, INSIDE, SERIALISED),
         ("zeroing-over-write", {**PUNCH, "t_applied": 2001}, INSIDE, EXPOSED),
@@ -152,6 +174,9 @@ EXPOSED, SERIALISED, LOST = Outcome.EXPOSED, Outcome.KERNEL_SERIALISED, Outcome.
         ("overlapping-writes", {**SAME, "t_applied": 2001}, INSIDE, EXPOSED),
         ("overlapping-writes", SAME, {**INSIDE, "t_applied": 1000}, EXPOSED),
         ("eof-block-zeroing", BEYOND, IN_LAST, EXPOSED),
+        ("eof-block-zeroing", {**BEYOND, "size_begin": 0}, {**IN_LAST, "offset": 0}, EXPOSED),
+        ("eof-block-zeroing", {**BEYOND, "size_begin": 1}, {**IN_LAST, "offset": 0}, EXPOSED),
+        ("eof-block-zeroing", {**BEYOND, "offset": 5 * K, "size_begin": 4608}, {**IN_LAST, "length": K}, EXPOSED),
         ("eof-block-zeroing", {**BEYOND, "t_applied": 2000}, IN_LAST, SERIALISED),
         ("eof-block-zeroing", {**BEYOND, "t_applied": 2001}, IN_LAST, EXPOSED),
         ("eof-block-zeroing", {**BEYOND, "t_begin": 2500}, {**IN_LAST, "t_applied": 2500}, SERIALISED),
@@ -185,6 +210,8 @@ def test_outcomes_and_their_limits(name: str, first: Any, second: Any, outcome: 
         ("eof-block-zeroing", {**BEYOND, "size_begin": -1}, {**IN_LAST, "offset": 0}),
         ("eof-block-zeroing", BEYOND, {**IN_LAST, "offset": 4 * K - 512}),
         ("eof-block-zeroing", BEYOND, {**IN_LAST, "offset": 8 * K}),
+        ("eof-block-zeroing", {**BEYOND, "offset": 5 * K}, IN_LAST),
+        ("eof-block-zeroing", {**BEYOND, "result": 0}, IN_LAST),
         ("eof-block-zeroing", BEYOND, {**IN_LAST, "length": 4 * K}),
         ("eof-block-zeroing", BEYOND, {**IN_LAST, "op": Op.BUFFERED_WRITE}),
         ("eof-block-zeroing", {**BEYOND, "offset": 5 * K + 1}, {**IN_LAST, "length": K + 2}),

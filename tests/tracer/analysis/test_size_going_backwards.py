@@ -1,6 +1,5 @@
 """The rule that remembers: against an oracle, wherever the trace is cut, and what explains a size that falls."""
 
-import itertools
 from typing import Any
 
 import numpy as np
@@ -8,14 +7,36 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.tracer.analysis.generated import plain, traces
+from tests.tracer.analysis.generated import plain
 from tracer.analysis.emulation import resolved
 from tracer.analysis.examples import K, as_operations, operation
 from tracer.analysis.rules import Moments, Outcome, moments
-from tracer.analysis.rules.size_going_backwards import RULE
+from tracer.analysis.rules.size_going_backwards import RULE, _Batch
 from tracer.operations import OPERATION, WRITES, Op, Operations
 
-SIZERS = [Op.AIO_WRITE, Op.AIO_WRITE, Op.BUFFERED_WRITE, Op.FALLOCATE, Op.TRUNCATE, Op.MARK_FALLOCATE]
+KINDS = [Op.AIO_WRITE] * 6 + [Op.BUFFERED_WRITE, Op.FALLOCATE, Op.FALLOCATE, Op.TRUNCATE, Op.MARK_FALLOCATE]
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> Operations:
+    """Up to 9 operations on a file, some of them at once, that often find it shorter than it was."""
+    count = draw(st.integers(0, 9))
+    numbers: list[int] = []
+    for low in range(1, 2 * count + 1, 6):
+        numbers += draw(st.permutations(range(low, min(low + 6, 2 * count + 1))))
+    rows = []
+    for i in range(count):
+        begin, end = sorted(numbers[2 * i : 2 * i + 2])
+        op = draw(st.sampled_from(KINDS))
+        more: dict[str, Any] = {"size_begin": draw(st.sampled_from([-1, -1, 0, 1, 1, 2, 3, 4]))}
+        more["flags"] = draw(st.sampled_from([0, 0, 1, 8])) if op == Op.FALLOCATE else 0
+        rare = draw(st.sampled_from(["", "", "", "", "flying", "early", "failed", "short", "other file", "other file"]))
+        more |= {"early": {"t_begin": 500 * begin}, "failed": {"result": -5}, "other file": {"ino": 2}}.get(rare, {})
+        if rare == "short" and op in WRITES:
+            more["result"] = 1
+        ends = 0 if rare == "flying" else end
+        rows.append(operation(op, begin, ends, draw(st.integers(0, 3)), draw(st.integers(1, 3)), **more))
+    return as_operations(tuple(rows))
 
 
 def found(ops: Operations) -> list[tuple[int, int]]:
@@ -71,26 +92,49 @@ def oracle(ops: Operations) -> list[tuple[int, int]]:
 
 
 @settings(max_examples=300)
-@given(traces(SIZERS, 9))
+@given(histories())
 def test_against_the_oracle(ops: Operations) -> None:
     assert found(ops) == oracle(ops)
 
 
-@settings(max_examples=100)
-@given(traces(SIZERS, 9), st.lists(st.integers(0, 18), max_size=4))
-def test_wherever_it_is_cut(ops: Operations, cuts: list[int]) -> None:
+@settings(max_examples=300)
+@given(histories())
+def test_moment_by_moment(ops: Operations) -> None:
+    """The way that is taken only where something is wrong, taken everywhere: then a mistake there shows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Batch, "settle", lambda batch: range(len(batch._files)))
+        assert found(ops) == oracle(ops)
+
+
+def test_the_histories_are_worth_something() -> None:
+    """The control of both: a fair part of them has something to find."""
+    some = 0
+
+    @settings(max_examples=200, derandomize=True, database=None)
+    @given(histories())
+    def count(ops: Operations) -> None:
+        nonlocal some
+        some += bool(oracle(ops))
+
+    count()
+    assert some > 20
+
+
+@settings(max_examples=300)
+@given(histories(), st.integers(1, 5))
+def test_wherever_it_is_cut(ops: Operations, width: int) -> None:
+    """Fed so many moments at a time: what was known of a file before has to be known after."""
     seen = resolved(ops)
     seen = seen.take(RULE.wants(seen))
     whole = moments(seen, np.ones(len(seen), np.bool_), seen["seq_end"] != 0)
     scan = RULE.scan()
     pairs: list[tuple[int, int]] = []
-    edges = sorted({0, len(whole.ended), *(min(cut, len(whole.ended)) for cut in cuts)})
-    for low, high in itertools.pairwise(edges):
-        part = Moments(whole.ops.take(np.arange(low, high)), whole.ended[low:high])
-        for first, second, outcome in scan.feed(part):
+    for low in range(0, len(whole.ended), width):
+        rows = np.arange(low, min(low + width, len(whole.ended)))
+        for first, second, outcome in scan.feed(Moments(whole.ops.take(rows), whole.ended[rows])):
             assert outcome.tolist() == [Outcome.LOST] * len(first)
             pairs += zip(first["row"].tolist(), second["row"].tolist(), strict=True)
-    assert sorted(pairs) == found(ops)
+    assert sorted(pairs) == oracle(ops)
 
 
 WROTE = operation(Op.AIO_WRITE, 1, 2, 64 * K, 64 * K)
