@@ -1,8 +1,8 @@
 """A system call on its way through a simulated kernel, and the steps that it takes."""
 
 import enum
-from collections.abc import Callable, Generator
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 from blockstack.sim.footprint import Footprint, footprint
 from blockstack.sim.inode import Inode
@@ -78,6 +78,12 @@ class Call:
         self.applied = self.clock.now
         self.size_applied = inode.size
 
+    def ends(self, inode: Inode, result: int) -> None:
+        """The kernel has done with it, in this step: bytes or 0, or -errno."""
+        self.end = self.clock.now
+        self.size_end = inode.size
+        self.result = result
+
     @property
     def reads(self) -> bool:
         """Whether `data` is what it has read."""
@@ -88,18 +94,53 @@ class Call:
         """First byte behind its range."""
         return self.offset + self.length
 
+    @property
+    def state(self) -> tuple[Any, ...]:
+        """What steps change, to be put back."""
+        return (
+            self.begin,
+            self.end,
+            self.applied,
+            self.size_begin,
+            self.size_end,
+            self.size_applied,
+            self.result,
+            self.data,
+        )
+
+    @state.setter
+    def state(self, state: tuple[Any, ...]) -> None:
+        (
+            self.begin,
+            self.end,
+            self.applied,
+            self.size_begin,
+            self.size_end,
+            self.size_applied,
+            self.result,
+            self.data,
+        ) = state
+
 
 class Step:
-    """What comes next of a call: what it is called in the kernel, what it touches, and when it can be taken.
+    """What comes next of a call: what it is called in the kernel, what it touches, when it can be taken, what it does.
 
-    `touch` is a function where the state decides; what that looks at must be among the bits itself.
+    `act` does it and returns the step behind it, or the call's result in bytes (0, or -errno). `touch` is a function
+    where the state decides; what that looks at must be among the bits itself.
     """
 
-    __slots__ = ("_fixed", "_touch", "name", "ready")
+    __slots__ = ("_fixed", "_touch", "act", "name", "ready")
 
-    def __init__(self, name: str, touch: int | Callable[[], int], ready: Callable[[], bool] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        touch: int | Callable[[], int],
+        act: "Callable[[Inode, Call], Next]",
+        ready: Callable[[], bool] | None = None,
+    ) -> None:
         self.name = name
         self.ready = ready
+        self.act = act
         self._fixed = footprint(touch) if isinstance(touch, int) else None
         self._touch = touch
 
@@ -112,6 +153,4 @@ class Step:
         return footprint(self._touch())
 
 
-Steps: TypeAlias = Generator[Step, None, int]
-"""A call's steps: what stands behind a `yield` is done when the step is taken, up to the next one. Returns the result
-in bytes, or 0; raises OSError."""
+Next: TypeAlias = Step | int

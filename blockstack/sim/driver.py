@@ -10,7 +10,7 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from blockstack.aio import Engine
 from blockstack.aio.batch import BatchedEngine, Pending
@@ -59,6 +59,10 @@ class Driver(Protocol):
         """One turn. Raises SimulationError."""
         ...
 
+    def untell(self) -> None:
+        """Go back to before the last turn. Raises SimulationError where that cannot be."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:
@@ -93,6 +97,10 @@ class LiveDriver:
             deliver = self._waiting.pop(told.process)
             self.loop.run_now(lambda: deliver(told.result, told.data))
         return self._reaction()
+
+    def untell(self) -> None:
+        """Not with a real one: a coroutine has no way back."""
+        raise SimulationError("a live driver cannot go back")
 
     def abandon(self) -> None:
         """Let everything in flight fail, so that no coroutine is left in the middle."""
@@ -290,10 +298,11 @@ class SimCalls(FileCalls):
 class _Node:
     """What the driver did in a turn, and what it did next, by what it was told."""
 
-    __slots__ = ("next", "reaction")
+    __slots__ = ("next", "reaction", "tail")
 
     def __init__(self, reaction: Reaction) -> None:
         self.reaction = reaction
+        self.tail: Any = None  # for whoever drives: what is known of all that can follow
         self.next: dict[Told, _Node] = {}
 
 
@@ -311,24 +320,36 @@ class MemoDriver:
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
-        self._node = memory.root
+        self._nodes = [memory.root]
         self._path: list[Told] = []
         self._live: LiveDriver | None = None
 
     def tell(self, told: Told) -> Reaction:
         """One turn."""
-        known = self._node.next.get(told)
+        node = self._nodes[-1]
+        known = node.next.get(told)
         if known is None:
             live = self._live
             if live is None:
                 live = self._live = _revived(self._memory, self._path)
-            known = self._node.next[told] = _Node(live.tell(told))
+            known = node.next[told] = _Node(live.tell(told))
             self._memory.turns += 1
         elif self._live is not None:
             _same(self._live.tell(told), known.reaction)
-        self._node = known
+        self._nodes.append(known)
         self._path.append(told)
         return known.reaction
+
+    def untell(self) -> None:
+        """Go back; a live driver is of no more use."""
+        self.abandon()
+        self._nodes.pop()
+        self._path.pop()
+
+    @property
+    def node(self) -> _Node:
+        """Where it stands."""
+        return self._nodes[-1]
 
     def abandon(self) -> None:
         """The run ends here."""

@@ -18,7 +18,17 @@ class Update(NamedTuple):
 class Inode:
     """One regular file. Blocks that are not in `blocks` read as zeroes."""
 
-    __slots__ = ("blocks", "dio", "locked", "private_size", "size", "stable_blocks", "stable_size", "updates")
+    __slots__ = (
+        "blocks",
+        "dio",
+        "locked",
+        "private_size",
+        "replaced",
+        "size",
+        "stable_blocks",
+        "stable_size",
+        "updates",
+    )
 
     def __init__(self, blocks: dict[int, bytes], size: int) -> None:
         self.blocks = dict(blocks)
@@ -30,6 +40,8 @@ class Inode:
         """Whether somebody holds the I/O lock exclusive (XFS_IOLOCK_EXCL). Nobody holds it shared between steps."""
         self.dio = 0
         """Direct I/O in flight (i_dio_count)."""
+        self.replaced: list[tuple[int, bytes | None]] = []
+        """Blocks that were changed, in order, with what they held: to go back."""
         self.stable_blocks, self.stable_size = blocks, size
         self.updates: list[Update] | None = None
         """What has changed since the last flush, where somebody wants to cut the power."""
@@ -50,7 +62,7 @@ class Inode:
         """Content from a write; whole blocks."""
         first = offset // BLOCK
         for index in range(len(data) // BLOCK):
-            self.blocks[first + index] = bytes(data[index * BLOCK : (index + 1) * BLOCK])
+            self._replace(first + index, bytes(data[index * BLOCK : (index + 1) * BLOCK]))
         if self.updates is not None:
             self._note(first, len(data) // BLOCK)
 
@@ -63,9 +75,9 @@ class Inode:
                 continue
             low, high = max(start - index * BLOCK, 0), min(end - index * BLOCK, BLOCK)
             if (low, high) == (0, BLOCK):
-                del self.blocks[index]
+                self._replace(index, None)
             else:
-                self.blocks[index] = data[:low] + bytes(high - low) + data[high:]
+                self._replace(index, data[:low] + bytes(high - low) + data[high:])
         if self.updates is not None:
             self._note(first, last - first)
 
@@ -93,6 +105,22 @@ class Inode:
         """Everything so far is stable."""
         if self.updates:
             self.record_updates()
+
+    def go_back(self, changes: int) -> None:
+        """Undo all but the first so many changes of blocks."""
+        while len(self.replaced) > changes:
+            index, data = self.replaced.pop()
+            if data is None:
+                del self.blocks[index]
+            else:
+                self.blocks[index] = data
+
+    def _replace(self, index: int, data: bytes | None) -> None:
+        self.replaced.append((index, self.blocks.get(index)))
+        if data is None:
+            del self.blocks[index]
+        else:
+            self.blocks[index] = data
 
     def _note(self, first: int, count: int) -> None:
         assert self.updates is not None

@@ -7,8 +7,9 @@ is ready. A guest request has that one step alone.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from blockstack.sim.calls import Call, Clock, Request, Step, Steps
+from blockstack.sim.calls import Call, Clock, Request, Step
 from blockstack.sim.driver import Driver, Setting, Told
 from blockstack.sim.footprint import LOOP, Footprint, footprint
 from blockstack.sim.inode import Inode
@@ -19,31 +20,26 @@ _IN_DRIVER = footprint(LOOP)
 class Process:
     """`number` counts processes in the order in which they come to be, from 0; `call` is None for a guest request."""
 
-    __slots__ = ("_ready", "_result", "_steps", "call", "done", "next", "number", "steps_taken")
+    __slots__ = ("call", "next", "number", "ready")
 
-    def __init__(self, number: int, call: Call | None, steps: Steps | None, ready: Callable[[], bool] | None) -> None:
+    def __init__(self, number: int, call: Call | None, step: Step | None, ready: Callable[[], bool] | None) -> None:
         self.number = number
         self.call = call
-        self.done = False
-        self.steps_taken = 0
-        self.next: Step | None = None
+        self.next = step
         """The next step in the kernel; None: what comes next is a turn of the driver."""
-        self._steps = steps
-        self._ready = ready
-        self._result = 0
-        if steps is not None:
-            self._advance(steps)
+        self.ready = ready
+        """When that turn can be; None: at any time."""
 
     @property
     def guarded(self) -> bool:
         """Whether its next step may have to wait for others."""
-        return (self._ready if self.next is None else self.next.ready) is not None
+        return (self.ready if self.next is None else self.next.ready) is not None
 
     @property
     def enabled(self) -> bool:
         """Whether its next step can be taken now."""
-        ready = self._ready if self.next is None else self.next.ready
-        return not self.done and (ready is None or ready())
+        ready = self.ready if self.next is None else self.next.ready
+        return ready is None or ready()
 
     @property
     def footprint(self) -> Footprint:
@@ -60,20 +56,10 @@ class Process:
     @property
     def told(self) -> Told:
         """What the driver is told at its end."""
-        return Told(self.number, self._result, self.call.data if self.call and self.call.reads else b"")
-
-    def step(self) -> None:
-        """Take the next step in the kernel."""
-        assert self._steps is not None
-        self._advance(self._steps)
-
-    def _advance(self, steps: Steps) -> None:
-        try:
-            self.next = next(steps)
-        except StopIteration as stop:
-            self.next, self._result = None, stop.value
-        except OSError as error:
-            self.next, self._result = None, -(error.errno or 0)
+        call = self.call
+        if call is None:
+            return Told(self.number, 0, b"")
+        return Told(self.number, call.result, call.data if call.reads else b"")
 
 
 class World:
@@ -84,15 +70,21 @@ class World:
         self.clock = Clock()
         self.processes: list[Process] = []
         self.live: list[Process] = []
-        """Those that are not done, in order."""
-        self.calls: list[Call] = []
-        """Every system call so far, in the order in which the driver made them."""
+        """Those that are not done, in order of their numbers."""
         self.ended: dict[int, int] = {}
         """Guest requests that have ended, each with 0 or -errno."""
+        self.ended_at: dict[int, int] = {}
+        """At which step."""
+        self.driver = driver
         self._model = setting.model
-        self._driver = driver
+        self._taken: list[tuple[Any, ...]] = []
         for needed in after:
             self._start(None, None, self._all_ended(needed) if needed else None)
+
+    @property
+    def calls(self) -> list[Call]:
+        """Every system call so far, in the order in which the driver made them."""
+        return [process.call for process in self.processes if process.call is not None]
 
     def enabled(self) -> list[Process]:
         """Processes that can take a step now, in order of their numbers."""
@@ -100,41 +92,63 @@ class World:
 
     def take(self, process: Process) -> None:
         """Let `process` take its next step; in the driver, that is a whole turn."""
+        inode, step, call = self.inode, process.next, process.call
         self.clock.now += 1
-        process.steps_taken += 1
-        if process.next is not None:
-            process.step()
+        if step is None:
+            self._taken.append((None, len(self.processes), self.live, self.ended, self.ended_at))
+            self._turn(process)
             return
-        process.done = True
-        self.live.remove(process)
-        reaction = self._driver.tell(process.told)
-        for number, result in reaction.ended:
-            self.ended[number] = result
+        assert call is not None
+        self._taken.append(
+            (
+                process,
+                step,
+                call.state,
+                inode.size,
+                inode.private_size,
+                inode.locked,
+                inode.dio,
+                len(inode.replaced),
+            )
+        )
+        following = step.act(inode, call)
+        if isinstance(following, Step):
+            process.next = following
+        else:
+            process.next = None
+            call.ends(inode, following)
+
+    def undo(self) -> None:
+        """Go back to before the last step that was taken. The driver must be able to (`MemoDriver.untell`)."""
+        self.clock.now -= 1
+        taken = self._taken.pop()
+        if taken[0] is None:
+            _, processes, self.live, self.ended, self.ended_at = taken
+            del self.processes[processes:]
+            self.driver.untell()
+            return
+        process, inode = taken[0], self.inode
+        process.next, process.call.state = taken[1], taken[2]
+        inode.size, inode.private_size, inode.locked, inode.dio = taken[3:7]
+        inode.go_back(taken[7])
+
+    def _turn(self, process: Process) -> None:
+        self.live = [other for other in self.live if other is not process]
+        reaction = self.driver.tell(process.told)
+        if reaction.ended:
+            self.ended = {**self.ended, **dict(reaction.ended)}
+            self.ended_at = {**self.ended_at, **dict.fromkeys((number for number, _ in reaction.ended), self.clock.now)}
         for request in reaction.requests:
             self._call(request)
 
     def _call(self, request: Request) -> None:
         call = Call(request, self.clock)
-        self.calls.append(call)
-        self._start(call, _to_the_end(self._model.steps(self.inode, call), call, self.inode), None)
+        self._start(call, self._model.begin(self.inode, call), None)
 
-    def _start(self, call: Call | None, steps: Steps | None, ready: Callable[[], bool] | None) -> None:
-        process = Process(len(self.processes), call, steps, ready)
+    def _start(self, call: Call | None, step: Step | None, ready: Callable[[], bool] | None) -> None:
+        process = Process(len(self.processes), call, step, ready)
         self.processes.append(process)
         self.live.append(process)
 
     def _all_ended(self, needed: Sequence[int]) -> Callable[[], bool]:
         return lambda: all(number in self.ended for number in needed)
-
-
-def _to_the_end(steps: Steps, call: Call, inode: Inode) -> Steps:
-    """The steps of `call`, whose end is noted."""
-    try:
-        call.result = yield from steps
-    except OSError as error:
-        call.result = -(error.errno or 0)
-        raise
-    finally:
-        call.end = call.clock.now
-        call.size_end = inode.size
-    return call.result

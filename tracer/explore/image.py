@@ -15,12 +15,11 @@ import blockstack
 from blockstack.guest.oracle import SECTOR
 from blockstack.qcow2.header import OFFSET_MASK, OFLAG_COMPRESSED, OFLAG_ZERO
 from blockstack.sim.driver import LiveDriver, Setting
-from blockstack.sim.inode import BLOCK, ZEROES, Inode
+from blockstack.sim.inode import BLOCK, ZEROES
 from blockstack.sim.models import MODELS
 from blockstack.sim.world import World
 from blockstack.strategies import STRATEGIES
 from tracer import interrupts
-from tracer.explore.guest import Guest
 
 _HEADER = struct.Struct(">4sIQIIQIIQ")
 _REGIONS = 3
@@ -86,17 +85,22 @@ class Reader:
         self._blocks = blocks
         self._size = size
         self._cluster_size = cluster_size
+        self._hosts: dict[int, int | None] = {}
         self._l1_offset = _HEADER.unpack_from(self._get(0))[8]
 
     def sector(self, number: int) -> bytes:
         """Guest sector `number`."""
-        host = self.host(number * SECTOR // self._cluster_size)
-        if host is None:
-            return ZEROES
-        return self._get((host + number * SECTOR % self._cluster_size) // BLOCK)
+        cluster, within = divmod(number * SECTOR, self._cluster_size)
+        host = self.host(cluster)
+        return ZEROES if host is None else self._get((host + within) // BLOCK)
 
     def host(self, cluster: int) -> int | None:
         """Host offset of a guest cluster, None where it reads as zeroes."""
+        if cluster not in self._hosts:
+            self._hosts[cluster] = self._host(cluster)
+        return self._hosts[cluster]
+
+    def _host(self, cluster: int) -> int | None:
         index, within = divmod(cluster, self._cluster_size // 8)
         table = self.word(self._l1_offset + 8 * index) & OFFSET_MASK
         entry = self.word(table + 8 * within) if table else 0
@@ -115,9 +119,3 @@ class Reader:
         if (index + 1) * BLOCK > self._size:
             return self._blocks.get(index, ZEROES)[: max(0, self._size - index * BLOCK)].ljust(BLOCK, b"\0")
         return self._blocks.get(index, ZEROES)
-
-
-def wrong_sectors(inode: Inode, guest: Guest, required: list[tuple[int, bytes | None]]) -> list[int]:
-    """Guest sectors of `required` that the file does not hold, in order."""
-    reader = Reader(inode.blocks, inode.size, guest.cluster_size)
-    return sorted(number for number, data in required if data is not None and reader.sector(number) != data)

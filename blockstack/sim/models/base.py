@@ -2,25 +2,21 @@
 
 from abc import ABC, abstractmethod
 
-from blockstack.sim.calls import Call, CallKind, Step, Steps
-from blockstack.sim.footprint import (
-    DIO_BEGIN,
-    DIO_END,
-    SIZE_READ,
-    SYNC,
-    content_read,
-)
+from blockstack.sim.calls import Call, CallKind, Step
+from blockstack.sim.footprint import DIO_BEGIN, DIO_END, SIZE_READ, SYNC, content_read
 from blockstack.sim.inode import Inode
 
 
 class FileSystem(ABC):
-    """System calls on one inode, as steps. A step is atomic; between two of them anybody else may run."""
+    """System calls on one inode, as steps. A step is atomic; between two of them anybody else may run.
+
+    `write`, `fallocate` and the others return the first step, and each step the one behind it: a model keeps nothing,
+    all state is the inode's, the call's, or in the step that comes next.
+    """
 
     name = ""
     file_system = ""
     """What the driver is told the file lies on (`blockstack.filesystem`)."""
-    racy = True
-    """Whether the control must lose data on it."""
     since = ""
     """Which kernels do so, for people."""
 
@@ -29,8 +25,8 @@ class FileSystem(ABC):
         """What strategies that are for XFS alone go by."""
         return self.file_system == "xfs"
 
-    def steps(self, inode: Inode, call: Call) -> Steps:
-        """The steps of any call."""
+    def begin(self, inode: Inode, call: Call) -> Step:
+        """The first step of any call."""
         match call.kind:
             case CallKind.READ:
                 return self.read(inode, call)
@@ -43,30 +39,32 @@ class FileSystem(ABC):
             case CallKind.SYNC:
                 return self.sync(inode, call)
 
-    def read(self, inode: Inode, call: Call) -> Steps:
-        """pread(2), O_DIRECT: one moment at which it sees the file. It counts as direct I/O in flight, so that a size
-        change waits for it; that moment is the whole of it here.
-        """
-        yield Step("read", SIZE_READ | DIO_BEGIN | DIO_END | content_read(call.offset, call.length))
+    def read(self, inode: Inode, call: Call) -> Step:
+        """pread(2), O_DIRECT. It is direct I/O in flight, too; the moment at which it sees the file is all of it."""
+        return Step("read", SIZE_READ | DIO_BEGIN | DIO_END | content_read(call.offset, call.length), self._read)
+
+    def _read(self, inode: Inode, call: Call) -> int:
         call.begins(inode)
         call.data = inode.get(call.offset, call.length)
         return len(call.data)
 
-    def sync(self, inode: Inode, call: Call) -> Steps:
+    def sync(self, inode: Inode, call: Call) -> Step:
         """fdatasync(2): what has completed by then is stable."""
-        yield Step("fdatasync", SYNC)
+        return Step("fdatasync", SYNC, self._sync)
+
+    def _sync(self, inode: Inode, call: Call) -> int:
         call.begins(inode)
         inode.sync()
         return 0
 
     @abstractmethod
-    def write(self, inode: Inode, call: Call) -> Steps:
+    def write(self, inode: Inode, call: Call) -> Step:
         """A direct write through io_submit(2), to its completion."""
 
     @abstractmethod
-    def fallocate(self, inode: Inode, call: Call) -> Steps:
+    def fallocate(self, inode: Inode, call: Call) -> Step:
         """fallocate(2) in a thread."""
 
     @abstractmethod
-    def truncate(self, inode: Inode, call: Call) -> Steps:
+    def truncate(self, inode: Inode, call: Call) -> Step:
         """ftruncate(2) to `call.offset` bytes, in a thread."""

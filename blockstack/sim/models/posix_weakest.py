@@ -7,7 +7,7 @@ An asynchronous write has no order to any other operation until it has completed
 """
 
 from blockstack.fallocate.calls import FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
-from blockstack.sim.calls import Call, Step, Steps
+from blockstack.sim.calls import Call, Step
 from blockstack.sim.footprint import (
     CONTENT,
     FALLOCATE_EDGE,
@@ -29,39 +29,57 @@ class PosixWeakest(FileSystem):
     file_system = "posix"
     since = "no kernel in particular"
 
-    def write(self, inode: Inode, call: Call) -> Steps:
+    def write(self, inode: Inode, call: Call) -> Step:
         """aio_write(): begin, data, size and completion."""
-        yield Step("the write begins", WRITE_EDGE | SIZE_READ)
+        return Step("the write begins", WRITE_EDGE | SIZE_READ, self._write)
+
+    def _write(self, inode: Inode, call: Call) -> Step:
         call.begins(inode)
-        yield Step("the write's data is in the file", content_written(call.offset, call.length))
+        return Step("the write's data is in the file", content_written(call.offset, call.length), self._written)
+
+    def _written(self, inode: Inode, call: Call) -> Step:
         inode.put(call.offset, call.data)
-        yield Step("the write raises the size, and completes", SIZE_MAX | WRITE_EDGE)
+        return Step("the write raises the size, and completes", SIZE_MAX | WRITE_EDGE, self._complete)
+
+    def _complete(self, inode: Inode, call: Call) -> int:
         call.applies(inode)
         inode.raise_size(call.behind)
         return call.length
 
-    def fallocate(self, inode: Inode, call: Call) -> Steps:
+    def fallocate(self, inode: Inode, call: Call) -> Step:
         """Look at the size; zero one half and the other; set the size."""
-        yield Step("fallocate begins, and looks at the size", SIZE_READ | FALLOCATE_EDGE)
+        return Step("fallocate begins, and looks at the size", SIZE_READ | FALLOCATE_EDGE, self._sampled)
+
+    def _sampled(self, inode: Inode, call: Call) -> Step:
         call.begins(inode)
         size = new_size(inode, call)
-        if call.flags & (FALLOC_FL_ZERO_RANGE | FALLOC_FL_PUNCH_HOLE):
-            middle = call.offset + call.length // 2
-            for start, end in ((call.offset, middle), (middle, call.behind)):
-                yield Step(f"fallocate zeroes {end - start} bytes at {start}", content_written(start, end - start))
-                inode.zero(start, end)
         if size is None:
-            yield Step("fallocate ends", FALLOCATE_EDGE)
-            return 0
-        yield Step("fallocate sets the size", SIZE_SET | CONTENT | FALLOCATE_EDGE)
+            last = Step("fallocate ends", FALLOCATE_EDGE, lambda inode, call: 0)
+        else:
+            touch = SIZE_SET | CONTENT | FALLOCATE_EDGE
+            last = Step("fallocate sets the size", touch, lambda inode, call: self._set(inode, call, size))
+        if not call.flags & (FALLOC_FL_ZERO_RANGE | FALLOC_FL_PUNCH_HOLE):
+            return last
+        middle = call.offset + call.length // 2
+        return _zeroing(call.offset, middle, _zeroing(middle, call.behind, last))
+
+    def _set(self, inode: Inode, call: Call, size: int) -> int:
         call.applies(inode)
         inode.set_size(size)
         return 0
 
-    def truncate(self, inode: Inode, call: Call) -> Steps:
+    def truncate(self, inode: Inode, call: Call) -> Step:
         """ftruncate(): atomic."""
-        yield Step("ftruncate", SIZE_READ | SIZE_SET | CONTENT | FALLOCATE_EDGE)
+        return Step("ftruncate", SIZE_READ | SIZE_SET | CONTENT | FALLOCATE_EDGE, self._truncate)
+
+    def _truncate(self, inode: Inode, call: Call) -> int:
         call.begins(inode)
-        call.applies(inode)
-        inode.set_size(call.offset)
-        return 0
+        return self._set(inode, call, call.offset)
+
+
+def _zeroing(start: int, end: int, then: Step) -> Step:
+    def zero(inode: Inode, call: Call) -> Step:
+        inode.zero(start, end)
+        return then
+
+    return Step(f"fallocate zeroes {end - start} bytes at {start}", content_written(start, end - start), zero)

@@ -5,9 +5,10 @@ has the lock exclusive from the start: it zeroed from an i_size that writes in f
 These kernels have the race of fallocate, too.
 """
 
-from blockstack.sim.calls import Call, Step, Steps
+from blockstack.sim.calls import Call, Step
 from blockstack.sim.footprint import CONTENT, DIO_BEGIN, DIO_WAIT, LOCK_EXCLUSIVE, SIZE_READ
 from blockstack.sim.inode import Inode
+from blockstack.sim.models.xfs_fixed import FS_BLOCK
 from blockstack.sim.models.xfs_pre_5_5 import XfsPre55
 
 
@@ -17,12 +18,19 @@ class XfsPre44(XfsPre55):
     name = "xfs-pre-4.4"
     since = "Linux before 4.4 (3136e8bb305)"
 
-    def _exclusive_submission(self, inode: Inode, call: Call, sub_block: bool) -> Steps:
-        if not sub_block:
+    def _exclusive(self, inode: Inode, call: Call) -> Step:
+        if not (call.offset | call.length) % FS_BLOCK:
             # The lock was shared: upgraded, and then inode_dio_wait before everything is checked anew.
-            return (yield from super()._exclusive_submission(inode, call, sub_block))
-        yield Step("io_submit: xfs_zero_eof, without a drain", SIZE_READ | LOCK_EXCLUSIVE | CONTENT)
+            return super()._exclusive(inode, call)
+        name = "io_submit: xfs_zero_eof, without a drain"
+        return Step(name, SIZE_READ | LOCK_EXCLUSIVE | CONTENT, self._zero_eof)
+
+    def _zero_eof(self, inode: Inode, call: Call) -> Step:
         inode.zero(inode.size, call.offset)
         # xfs_file_dio_aio_write: "If we are doing unaligned IO, wait for all other IO to drain".
-        yield Step("io_submit: inode_dio_wait", DIO_WAIT | DIO_BEGIN | LOCK_EXCLUSIVE, inode.idle)
-        return 0
+        name = "io_submit: inode_dio_wait"
+        return Step(name, DIO_WAIT | DIO_BEGIN | LOCK_EXCLUSIVE, self._unaligned_drained, inode.idle)
+
+    def _unaligned_drained(self, inode: Inode, call: Call) -> Step:
+        inode.locked = False
+        return self._in_flight(inode, call)
