@@ -75,6 +75,8 @@ class World:
         """Guest requests that have ended, each with 0 or -errno."""
         self.ended_at: dict[int, int] = {}
         """At which step."""
+        self.sent_at: dict[int, int] = {}
+        """At which step each of them was sent."""
         self.driver = driver
         self._model = setting.model
         self._taken: list[tuple[Any, ...]] = []
@@ -134,6 +136,8 @@ class World:
 
     def _turn(self, process: Process) -> None:
         self.live = [other for other in self.live if other is not process]
+        if process.call is None:
+            self.sent_at[process.number] = self.clock.now
         reaction = self.driver.tell(process.told)
         if reaction.ended:
             self.ended = {**self.ended, **dict(reaction.ended)}

@@ -21,7 +21,7 @@ from blockstack.sim.world import World
 from blockstack.strategies import STRATEGIES
 from tracer import interrupts
 
-_HEADER = struct.Struct(">4sIQIIQIIQ")
+_HEADER = struct.Struct(">4sIQIIQIIQQ")
 _REGIONS = 3
 """L2 tables of the disk."""
 
@@ -86,7 +86,8 @@ class Reader:
         self._size = size
         self._cluster_size = cluster_size
         self._hosts: dict[int, int | None] = {}
-        self._l1_offset = _HEADER.unpack_from(self._get(0))[8]
+        fields = _HEADER.unpack_from(self._get(0))
+        self._l1_offset, self._refcount_table = fields[8], fields[9]
 
     def sector(self, number: int) -> bytes:
         """Guest sector `number`."""
@@ -110,6 +111,22 @@ class Reader:
         """Host offsets of the L2 tables."""
         offsets = [self.word(self._l1_offset + 8 * index) & OFFSET_MASK for index in range(_REGIONS)]
         return [offset for offset in offsets if offset]
+
+    @property
+    def magic(self) -> bytes:
+        """The first four bytes."""
+        return self._get(0)[:4]
+
+    @property
+    def entries(self) -> int:
+        """Entries of an L2 table."""
+        return self._cluster_size // 8
+
+    def refcount(self, offset: int) -> int:
+        """References to the cluster at `offset` of the file; of 64 bits each, as `prepared` makes them."""
+        index, within = divmod(offset // self._cluster_size, self._cluster_size // 8)
+        block = self.word(self._refcount_table + 8 * index)
+        return self.word(block + 8 * within) if block else 0
 
     def word(self, offset: int) -> int:
         """The big-endian 64-bit word at `offset` of the file."""

@@ -12,10 +12,11 @@ from blockstack.sim.world import World
 from blockstack.strategies import STRATEGIES, Strategy
 from tracer.errors import UsageError
 from tracer.explore.guest import parse
-from tracer.explore.judge import Outcome, Schedule, finished, judge
+from tracer.explore.judge import Outcome, Schedule, finished, judge, operations
 from tracer.explore.space import MAX_STEPS, Runs, Space, digest
 from tracer.output import write_text
 from tracer.report.escape import printable
+from tracer.trace import TraceMeta, write
 
 SCHEMA = "eofrace.schedule/1"
 MAX_BYTES = 1 << 20
@@ -106,17 +107,36 @@ def _checked(name: str, values: dict[str, Any]) -> Saved:
     return Saved(**{**values, "choices": tuple(values["choices"]), "wrong_sectors": tuple(values["wrong_sectors"])})
 
 
-def run_again(saved: Saved, strategies: Mapping[str, Strategy] = STRATEGIES) -> tuple[Runs, World, Schedule, bool]:
+def run_again(saved: Saved, strategies: Mapping[str, Strategy] = STRATEGIES) -> tuple[Runs, Schedule, bool]:
     """Run it with a driver that remembers nothing; the last value says whether it was the same, bit by bit.
 
     Raises UsageError where a choice cannot be made: the schedule is another driver's, or model's.
     """
+    runs, world = _again(saved, strategies)
+    schedule = finished(runs, saved.choices, world)
+    judge([schedule])
+    return runs, schedule, digest(world) == saved.digest and schedule.outcome is Outcome(saved.outcome)
+
+
+def write_trace(path: Path, saved: Saved) -> None:
+    """Write the run's system calls as a trace (eofrace.trace/1), which every reader of traces takes."""
+    runs, world = _again(saved, STRATEGIES)
+    ops = operations([finished(runs, saved.choices, world)])
+    meta = TraceMeta(
+        mechanisms={op: "simulation" for op in ("aio_write", "fallocate", "truncate")},
+        command=("eofrace", "explore", "--replay"),
+        strategy=saved.strategy,
+        fs=saved.model,
+        aio="native",
+        evidence="simulation",
+    )
+    write(path, ops, meta)
+
+
+def _again(saved: Saved, strategies: Mapping[str, Strategy]) -> tuple[Runs, World]:
     runs = Runs(saved.space(strategies))
     world = runs.replay(saved.choices, runs.live())
     if world is None:
         raise UsageError("the schedule cannot be run here: it was made by another version of the driver or the model")
     runs.finish(world)
-    schedule = finished(runs, saved.choices, world)
-    judge([schedule])
-    same = digest(world) == saved.digest and schedule.outcome is Outcome(saved.outcome)
-    return runs, world, schedule, same
+    return runs, world
