@@ -18,6 +18,7 @@ class CallKind(enum.Enum):
     FALLOCATE = enum.auto()
     TRUNCATE = enum.auto()
     SYNC = enum.auto()
+    YIELD = enum.auto()  # nothing: a coroutine lets others go first
 
 
 class Request(NamedTuple):

@@ -5,6 +5,7 @@ so far and on nothing else. So `MemoDriver` remembers: only a sequence that nobo
 wherever one walks over known ground, what it asks is compared with what was remembered.
 """
 
+import asyncio
 import errno
 import os
 from collections.abc import Awaitable, Callable, Sequence
@@ -17,6 +18,7 @@ from blockstack.aio.batch import BatchedEngine, Pending
 from blockstack.disk import Disk
 from blockstack.fallocate.calls import FileCalls
 from blockstack.file_posix import FilePosix
+from blockstack.gate import Point
 from blockstack.journal import Journal, guest_request
 from blockstack.qcow2 import Header, driver
 from blockstack.settled import Uncancellable
@@ -73,6 +75,12 @@ class Setting:
     blocks: dict[int, bytes]
     size: int
     guest: tuple[GuestRequest, ...]
+    failing: frozenset[bytes] = frozenset()
+    """Data of writes that the device fails."""
+    late: bool = False
+    """Whether others may go first between a zero-write's allocation and itself (blockstack.gate: QEMU's coroutine may
+    yield in is_zero_cow).
+    """
 
 
 class LiveDriver:
@@ -86,13 +94,14 @@ class LiveDriver:
         self._ended: list[tuple[int, int]] = []
         self._waiting: dict[int, Callable[[int, bytes], None]] = {}
         self._next = len(setting.guest)
+        self._tasks: list[asyncio.Task[None]] = []
         self._disk = self._open()
 
     def tell(self, told: Told) -> Reaction:
         """One turn."""
         if told.process < len(self._setting.guest):
             number = told.process
-            self.loop.run_now(lambda: self.loop.create_task(self._guest(number)))
+            self.loop.run_now(lambda: self._tasks.append(self.loop.create_task(self._guest(number))))
         else:
             deliver = self._waiting.pop(told.process)
             self.loop.run_now(lambda: deliver(told.result, told.data))
@@ -108,12 +117,21 @@ class LiveDriver:
             deliver = self._waiting.pop(next(iter(self._waiting)))
             self.loop.run_now(lambda deliver=deliver: deliver(-errno.EIO, b""))  # type: ignore[misc]
             self._reaction()
+        for task in self._tasks:  # of a deadlock: what they wait for never comes
+            self.loop.run_now(task.cancel)
 
     # The system as file-posix sees it (blockstack.system)
 
     def open(self, path: Path, *, aio: str, read_only: bool, direct: bool, journal: Journal | None) -> OpenFile:
         """The file, whatever it is called."""
         return SimFile(self._setting, self)
+
+    async def reached(self, point: Point) -> None:
+        """A zero-write lets others go first (blockstack.gate)."""
+        if point is Point.ZERO_WRITE:
+            future: Uncancellable[None] = Uncancellable()
+            self.ask(Request(CallKind.YIELD, 0, 0, 0, 0, b""), lambda result, data: future.set_result(None))
+            await future
 
     def ask(self, request: Request, deliver: Callable[[int, bytes], None]) -> None:
         """The driver makes a system call in this turn; `deliver` is called in the turn in which its end is told."""
@@ -126,7 +144,13 @@ class LiveDriver:
 
         async def opened() -> Disk:
             file = FilePosix(
-                Path("image"), aio="native", strategy=setting.strategy, journal=self._journal, discard=True, system=self
+                Path("image"),
+                aio="native",
+                strategy=setting.strategy,
+                journal=self._journal,
+                discard=True,
+                system=self,
+                gate=self if setting.late else None,
             )
             header = Header.parse(await file.preadv(0, min(file.length, 65536)), file.length)
             node = await driver(header).open(header, file, None, read_only=False, discard=True)

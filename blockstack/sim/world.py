@@ -9,7 +9,7 @@ is ready. A guest request has that one step alone.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from blockstack.sim.calls import Call, Clock, Request, Step
+from blockstack.sim.calls import Call, CallKind, Clock, Request, Step
 from blockstack.sim.driver import Driver, Setting, Told
 from blockstack.sim.footprint import LOOP, Footprint, footprint
 from blockstack.sim.inode import Inode
@@ -51,7 +51,9 @@ class Process:
         """What the next step is, for people."""
         if self.next is not None:
             return self.next.name
-        return "the guest sends it" if self.call is None else "the driver is told"
+        if self.call is None:
+            return "the guest sends it"
+        return "goes on" if self.call.kind is CallKind.YIELD else "the driver is told"
 
     @property
     def told(self) -> Told:
@@ -79,6 +81,7 @@ class World:
         """At which step each of them was sent."""
         self.driver = driver
         self._model = setting.model
+        self._failing = setting.failing
         self._taken: list[tuple[Any, ...]] = []
         for needed in after:
             self._start(None, None, self._all_ended(needed) if needed else None)
@@ -147,7 +150,13 @@ class World:
 
     def _call(self, request: Request) -> None:
         call = Call(request, self.clock)
-        self._start(call, self._model.begin(self.inode, call), None)
+        if request.kind is CallKind.YIELD:
+            step = None
+        elif request.kind is CallKind.WRITE and request.data in self._failing:
+            step = self._model.failing_write(self.inode, call)
+        else:
+            step = self._model.begin(self.inode, call)
+        self._start(call, step, None)
 
     def _start(self, call: Call | None, step: Step | None, ready: Callable[[], bool] | None) -> None:
         process = Process(len(self.processes), call, step, ready)

@@ -67,6 +67,7 @@ schedule loses data), 2 wrong usage, 3 inconclusive: stopped early, or only rand
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Of --random.  [default: another one every time]")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Stop each search after N schedules, and say so.")
 @click.option("--crash", is_flag=True, help="Cut the power, too, wherever it matters: what was flushed must be there.")
+@click.option("--late", is_flag=True, help="Zero-writes may be late: QEMU's coroutine may yield in is_zero_cow.")
 @click.option("--jobs", type=click.IntRange(1, 1024), help="Processes of a large search.  [default: the cores]")
 @click.option("--scheduler", metavar="ADDRESS", help="Spread large searches over a Dask cluster instead.")
 @click.option(
@@ -98,6 +99,7 @@ def explore(
     seed: int | None,
     limit: int | None,
     crash: bool,
+    late: bool,
     jobs: int | None,
     scheduler: str | None,
     checkpoint: Path | None,
@@ -136,6 +138,7 @@ def explore(
                 seed=secrets.randbelow(2**31) if seed is None else seed,
                 limit=limit,
                 crash=crash,
+                late=late,
                 jobs=jobs or options.jobs,
                 scheduler=scheduler,
                 checkpoint=checkpoint,

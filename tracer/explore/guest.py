@@ -4,6 +4,8 @@
     tail@N     the same, at the cluster's end
     full@N     write all of cluster N: no copy-on-write, so it goes out by itself
     cross@N    write the second half of cluster N and the first half of N + 1
+    bulk@N     write 40 clusters from N on
+    bad@N      as full@N, but the device fails the write
     zero@N     write zeroes to cluster N       discard@N  give cluster N back
     flush      make stable what was acknowledged
 
@@ -26,7 +28,10 @@ from tracer.report.escape import printable
 MAX_REQUESTS = 12
 """Requests of one guest; no search ends with more of them."""
 
-WRITES = ("sub", "tail", "full", "cross")
+BULK = 40
+"""Clusters of a bulk write: further than a mutant of the strategies reaches."""
+
+WRITES = ("sub", "tail", "full", "cross", "bulk", "bad")
 _WORD = re.compile(r"(?P<verb>[a-z]+)(?:@(?P<cluster>\d{1,4}))?(?:>(?P<after>\d+(?:,\d+)*))?")
 
 
@@ -114,6 +119,8 @@ def _action(number: int, word: str, size: int, earlier: list[Action]) -> Action:
         "tail": (half, half),
         "full": (0, size),
         "cross": (half, size),
+        "bulk": (0, BULK * size),
+        "bad": (0, size),
         "zero": (0, size),
         "discard": (0, size),
     }

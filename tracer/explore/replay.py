@@ -32,6 +32,7 @@ class Saved:
     guest: str
     cluster_size: int
     tight: bool
+    late: bool
     choices: tuple[int, ...]
     outcome: str
     wrong_sectors: tuple[int, ...]
@@ -43,7 +44,8 @@ class Saved:
             raise UsageError(f"the schedule is of an unknown strategy, {printable(self.strategy)!r}")
         if self.model not in MODELS:
             raise UsageError(f"the schedule is of an unknown model, {printable(self.model)!r}")
-        return Space(strategies[self.strategy], MODELS[self.model], parse(self.guest, self.cluster_size), self.tight)
+        guest = parse(self.guest, self.cluster_size)
+        return Space(strategies[self.strategy], MODELS[self.model], guest, self.tight, self.late)
 
 
 def save(path: Path, space: Space, schedule: Schedule) -> Saved:
@@ -58,6 +60,7 @@ def save(path: Path, space: Space, schedule: Schedule) -> Saved:
         str(space.guest),
         space.guest.cluster_size,
         space.tight,
+        space.late,
         tuple(schedule.choices),
         schedule.outcome.value,
         tuple(schedule.wrong),
@@ -91,6 +94,7 @@ def _checked(name: str, values: dict[str, Any]) -> Saved:
         "guest": str,
         "cluster_size": int,
         "tight": bool,
+        "late": bool,
         "choices": list,
         "outcome": str,
         "wrong_sectors": list,

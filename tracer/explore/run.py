@@ -40,6 +40,7 @@ class Options:
     seed: int = 0
     limit: int | None = None
     crash: bool = False
+    late: bool = False
     jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     scheduler: str | None = None
     checkpoint: Path | None = None
@@ -81,6 +82,7 @@ class Cell:
             "writes": self.space.guest.writes,
             "guest": str(self.space.guest),
             "cluster_size": self.space.guest.cluster_size,
+            "late": self.space.late,
             "schedules": tally.schedules,
             "states": tally.states,
             "redundant": tally.redundant,
@@ -128,7 +130,7 @@ def run(options: Options, stopped: Callable[[], bool], progress: Progress) -> Re
         if stopped():
             report.interrupted = True
             break
-        space = Space(strategy, model, guest, tight)
+        space = Space(strategy, model, guest, tight, options.late)
         report.cells.append(_cell(space, options, checkpoint, stopped, progress))
     return report
 

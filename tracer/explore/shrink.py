@@ -6,7 +6,7 @@ from tracer.explore.judge import Outcome, Schedule, finished, judge
 from tracer.explore.search import Exhaustive
 from tracer.explore.space import Runs, Space
 
-MAX_SCHEDULES = 20_000
+MAX_SCHEDULES = 2_000
 """Schedules that are looked at for each guest with one request less."""
 
 
@@ -24,7 +24,7 @@ def switches(choices: list[int]) -> int:
 def _fewer_requests(space: Space, schedule: Schedule) -> tuple[Space, Schedule]:
     number = len(space.guest.actions) - 1
     while number >= 0 and len(space.guest.actions) > 1:
-        smaller = Space(space.strategy, space.model, space.guest.without(number), space.tight)
+        smaller = Space(space.strategy, space.model, space.guest.without(number), space.tight, space.late)
         found = _find(smaller, schedule.outcome)
         if found is not None:
             space, schedule = smaller, found

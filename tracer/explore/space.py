@@ -26,6 +26,8 @@ class Space:
     model: FileSystem
     guest: Guest
     tight: bool = False
+    late: bool = False
+    """Whether a zero-write may be late (`Setting.late`)."""
 
     @property
     def after(self) -> list[tuple[int, ...]]:
@@ -37,7 +39,9 @@ class Space:
         """What a run begins with."""
         image = prepared(self.guest.cluster_size, tight=self.tight)
         requests = tuple(action.request() for action in self.guest.actions)
-        return Setting(self.strategy, self.model, image.blocks, image.size, (*requests, lambda disk: disk.flush()))
+        guest = (*requests, lambda disk: disk.flush())
+        failing = frozenset(action.data for action in self.guest.actions if action.verb == "bad")
+        return Setting(self.strategy, self.model, image.blocks, image.size, guest, failing, self.late)
 
 
 class Runs:

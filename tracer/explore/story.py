@@ -46,6 +46,8 @@ def tell(runs: Runs, choices: Sequence[int]) -> Iterator[str]:
 def _name(process: Process, names: dict[int, str], word: str) -> str:
     if process.call is None:
         return f"guest's {word}"
+    if process.call.kind is CallKind.YIELD:
+        return "a zero-write, which is late,"
     letters = {
         CallKind.FALLOCATE: "F",
         CallKind.WRITE: "W",
@@ -66,7 +68,7 @@ def _describe(call: Call) -> str:
             return f"fallocate {mode} {span}"
         case CallKind.TRUNCATE:
             return f"ftruncate to {call.offset}"
-        case CallKind.SYNC:
+        case CallKind.SYNC | CallKind.YIELD:
             return "fdatasync"
         case CallKind.READ:
             return f"read {span}"

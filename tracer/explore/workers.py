@@ -93,7 +93,8 @@ class Checkpoint:
 
 
 def _key(space: Space, task: Task) -> str:
-    guest = f"{space.guest} ({space.guest.cluster_size}{' tight' if space.tight else ''})"
+    how = f"{space.guest.cluster_size}{' tight' if space.tight else ''}{' late' if space.late else ''}"
+    guest = f"{space.guest} ({how})"
     return f"{space.strategy.name} x {space.model.name} x {guest} behind {list(task.prefix)} asleep {list(task.sleep)}"
 
 

@@ -1,9 +1,10 @@
 """What a file-system model is, and what all of them do alike."""
 
+import errno
 from abc import ABC, abstractmethod
 
 from blockstack.sim.calls import Call, CallKind, Step
-from blockstack.sim.footprint import DIO_BEGIN, DIO_END, SIZE_READ, SYNC, content_read
+from blockstack.sim.footprint import DIO_BEGIN, DIO_END, LOCK_SHARED, SIZE_READ, SYNC, WRITE_EDGE, content_read
 from blockstack.sim.inode import Inode
 
 
@@ -38,6 +39,8 @@ class FileSystem(ABC):
                 return self.truncate(inode, call)
             case CallKind.SYNC:
                 return self.sync(inode, call)
+            case CallKind.YIELD:
+                raise ValueError("no system call")
 
     def read(self, inode: Inode, call: Call) -> Step:
         """pread(2), O_DIRECT. It is direct I/O in flight, too; the moment at which it sees the file is all of it."""
@@ -56,6 +59,19 @@ class FileSystem(ABC):
         call.begins(inode)
         inode.sync()
         return 0
+
+    def failing_write(self, inode: Inode, call: Call) -> Step:
+        """A direct write that is in flight until the device fails it (EIO)."""
+        return Step("io_submit", DIO_BEGIN | WRITE_EDGE | LOCK_SHARED, self._fail, inode.unlocked)
+
+    def _fail(self, inode: Inode, call: Call) -> Step:
+        call.begins(inode)
+        inode.dio += 1
+        return Step("the device fails, inode_dio_end", DIO_END | WRITE_EDGE, self._failed)
+
+    def _failed(self, inode: Inode, call: Call) -> int:
+        inode.dio -= 1
+        return -errno.EIO
 
     @abstractmethod
     def write(self, inode: Inode, call: Call) -> Step:
