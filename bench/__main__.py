@@ -5,6 +5,7 @@ import sys
 import click
 
 from bench.command import blockstack
+from bench.explore import explore
 from bench.opening import opening
 from bench.tracing import tracing
 from tracer.errors import EofraceError
@@ -16,6 +17,7 @@ def main() -> None:
 
 
 main.add_command(blockstack)
+main.add_command(explore)
 main.add_command(opening)
 main.add_command(tracing)
 
