@@ -6,6 +6,7 @@ import click
 
 from bench.analysis import analysis
 from bench.command import blockstack
+from bench.explore import explore
 from bench.opening import opening
 from bench.tracing import tracing
 from tracer.errors import EofraceError
@@ -18,6 +19,7 @@ def main() -> None:
 
 main.add_command(analysis)
 main.add_command(blockstack)
+main.add_command(explore)
 main.add_command(opening)
 main.add_command(tracing)
 

@@ -21,6 +21,7 @@ from blockstack.qcow2.check import repair_dirty
 from blockstack.qcow2.preallocate import fill, preallocate, refuse_mode
 from blockstack.settled import settled
 from blockstack.strategies import AUTO, STRATEGIES, Auto, Strategy
+from blockstack.system import HOST, System
 
 MAX_BACKING_DEPTH = 64
 """Images in a backing chain; a loop is longer than that."""
@@ -175,6 +176,7 @@ async def open_disk(
     l2_cache_size: int | None = None,
     refcount_cache_size: int | None = None,
     filters: Sequence[Callable[[Node], Node]] = (),
+    system: System = HOST,
 ) -> AsyncIterator[Disk]:
     """Open an image; leaving the context waits for what is in flight, writes back and closes.
 
@@ -186,7 +188,8 @@ async def open_disk(
     `l2_cache_size` and `refcount_cache_size` are bytes of qcow2's metadata caches, None for QEMU's defaults: all L2
     tables of the disk, at most 32 MiB, and 4 refcount blocks.
     `data_file`: the external data file, instead of the one that the image names. It is opened as the image is.
-    `filters`: what stands between the disk and the format, the lowest first (blockstack.filters).
+    `filters`: what stands between the disk and the format, the lowest first (blockstack.filters). `system`: who opens
+    files and does system calls; the running kernel, or a simulated one (blockstack.sim).
     Raises ImageError, OSError, ValueError for an unknown name or a `probe` that is none.
     """
     if isinstance(strategy, str):
@@ -209,6 +212,7 @@ async def open_disk(
         stand_in=stand_in,
         gate=gate,
         discard=discard,
+        system=system,
     )
     file = open_file(Path(filename))
     node = await _open_format(

@@ -3,24 +3,22 @@ block/file-posix.c).
 """
 
 import errno
-import mmap
 import os
-import stat
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from blockstack import filesystem
-from blockstack.aio import ENGINES, Engine
+from blockstack.aio import Engine
 from blockstack.block_status import BlockStatus
 from blockstack.buffers import KEEP_BYTES, BufferPool
-from blockstack.fallocate import BEHAVIOURS, FallocateBehaviour, FileCalls
+from blockstack.fallocate import BEHAVIOURS, FallocateBehaviour
 from blockstack.fallocate.calls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
 from blockstack.gate import Gate, Point
 from blockstack.journal import Journal, RequestFlag
 from blockstack.node import Buffer, Node, total
 from blockstack.requests import RequestType, TrackedRequest
 from blockstack.strategies import Strategy
+from blockstack.system import HOST, System
 
 MAX_TRANSFER = 16 << 20
 """Bytes of one read or write; a longer request is split."""
@@ -48,36 +46,29 @@ class FilePosix(Node):
         stand_in: bool = False,
         gate: Gate | None = None,
         discard: bool = False,
+        system: System = HOST,
     ) -> None:
-        """Open `path`. `discard`: make holes of what is discarded (QEMU: discard=unmap).
+        """Open `path`. `discard`: make holes of what is discarded (QEMU: discard=unmap). `system`: whose file it is.
 
         Raises OSError: ENOENT, EACCES, EINVAL where O_DIRECT is refused, EISDIR, ENOTSUP for no file.
         """
-        access = os.O_RDONLY if read_only else os.O_RDWR
         with ExitStack() as resources:
-            # Not blocking: the name in a hostile image may be a FIFO's.
-            fd = os.open(path, access | os.O_NONBLOCK | os.O_CLOEXEC | (os.O_DIRECT if direct else 0))
-            resources.callback(os.close, fd)
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                raise OSError(errno.ENOTSUP, "not a regular file", str(path))
-            self.identity = status.st_dev, status.st_ino
-            os.set_blocking(fd, True)
+            opened = system.open(path, aio=aio, read_only=read_only, direct=direct, journal=journal)
+            resources.callback(opened.close)
+            self.identity = opened.identity
             super().__init__(
-                status.st_size,
-                request_alignment=_probe_alignment(fd) if direct else 1,
+                opened.size,
+                request_alignment=opened.request_alignment,
                 read_only=read_only,
                 journal=journal,
             )
-            self._calls = FileCalls(fd, journal)
-            resources.callback(self._calls.close)
-            self._engine: Engine = ENGINES[aio](fd, journal)
-            resources.callback(self._engine.close)
+            self._calls = opened.calls
+            self._engine: Engine = opened.engine
             self._behaviour: FallocateBehaviour = BEHAVIOURS[fallocate](self._calls)
             emulated = self._behaviour.emulates_xfs
-            self.is_xfs = stand_in or emulated or filesystem.is_xfs(fd)
+            self.is_xfs = stand_in or emulated or opened.is_xfs
             # What is known of the real one says nothing about an emulated one.
-            self.file_system = fallocate if emulated else filesystem.name(fd)
+            self.file_system = fallocate if emulated else opened.file_system
             self._resources = resources.pop_all()
         self.growable = True
         self.max_transfer = MAX_TRANSFER
@@ -229,18 +220,3 @@ class FilePosix(Node):
 
     async def _close(self) -> None:
         self._resources.close()
-
-
-def _probe_alignment(fd: int) -> int:
-    """Smallest block that O_DIRECT reads, in bytes (QEMU: raw_probe_alignment tries reads of growing size)."""
-    with mmap.mmap(-1, 4096) as area, memoryview(area) as view:
-        for alignment in (512, 1024, 2048):
-            try:
-                with view[:alignment] as part:
-                    os.preadv(fd, [part], 0)
-                    # At the end of file no alignment is checked: only a read that could return data tells.
-                    if os.fstat(fd).st_size >= alignment:
-                        return alignment
-            except OSError:
-                continue
-    return 4096

@@ -30,6 +30,7 @@ SUBCOMMANDS = {
     "probe": "Find out whether this kernel's fallocate can cut off a write in flight.",
     "trace": "Record what any process does to its files, and judge it.",
     "watch": "Tell of dangerous pairs of operations as they happen.",
+    "explore": "Try every schedule of a small workload on simulated file systems.",
     "vm": "Run any command under another kernel, in a dedicated VM.",
     "analyze": "Judge recorded traces by the hazard rules.",
 }
