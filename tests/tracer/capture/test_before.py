@@ -102,6 +102,7 @@ def rows(ops: Operations) -> list[tuple[str, int, int, int]]:
     return sorted((Op(op).label, *others) for op, *others in ops[names].tolist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["process", "file"])
 @pytest.mark.parametrize("kind", ["aio_write", "direct_write"])
 @pytest.mark.parametrize("extends", [False, True])
@@ -120,7 +121,7 @@ def test_a_write(disk: HeldDisk, by: str, kind: str, extends: bool, tmp_path: Pa
     assert trace.as_dict(ops[0])["cpu_begin"] is None
 
 
-@pytest.mark.parametrize("by", ["process", "file"])
+@pytest.mark.parametrize("by", ["process", pytest.param("file", marks=pytest.mark.slow)])
 def test_a_fallocate_behind_a_write(disk: HeldDisk, by: str, tmp_path: Path) -> None:
     """The pair is judged as one that was in the kernel together from the start."""
     held = Held(disk, extends=True, by=by)
@@ -135,6 +136,7 @@ def test_a_fallocate_behind_a_write(disk: HeldDisk, by: str, tmp_path: Path) -> 
     assert analyse(kept.ops, kept.meta).counts["post-eof-fallocate"].exposed == 1
 
 
+@pytest.mark.slow
 def test_what_goes_on_until_the_end(disk: HeldDisk, tmp_path: Path) -> None:
     held = Held(disk, extends=False, by="process")
     captured = held.record(tmp_path, ["direct_write"], ["pwrite64"], release=False)
