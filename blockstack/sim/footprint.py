@@ -20,12 +20,16 @@ DIO_WAIT = 1 << 8
 WRITE_EDGE = 1 << 9  # a write begins or ends: a trace shows on which side of a fallocate's edge it lies
 FALLOCATE_EDGE = 1 << 10
 SYNC = 1 << 11  # makes stable what is there
+PRIVATE_MAX = 1 << 12  # raises the file system's own size to its end: two of these commute
+PUBLISH = 1 << 13  # makes i_size what the file system's own size is: two of these commute
 
 _CONFLICTS = {
     LOOP: LOOP,
-    SIZE_READ: SIZE_MAX | SIZE_SET,
-    SIZE_MAX: SIZE_READ | SIZE_SET,
-    SIZE_SET: SIZE_READ | SIZE_MAX | SIZE_SET,
+    SIZE_READ: SIZE_MAX | SIZE_SET | PUBLISH,
+    SIZE_MAX: SIZE_READ | SIZE_SET | PUBLISH,
+    SIZE_SET: SIZE_READ | SIZE_MAX | SIZE_SET | PRIVATE_MAX | PUBLISH,
+    PRIVATE_MAX: SIZE_SET | PUBLISH,
+    PUBLISH: SIZE_READ | SIZE_MAX | SIZE_SET | PRIVATE_MAX,
     LOCK_SHARED: LOCK_EXCLUSIVE,
     LOCK_EXCLUSIVE: LOCK_SHARED | LOCK_EXCLUSIVE,
     DIO_BEGIN: DIO_WAIT,
@@ -67,8 +71,8 @@ def footprint(touch: int) -> Footprint:
     if writes:
         conflict |= SYNC
     if touch & SYNC:
-        conflict |= CONTENT | SIZE_MAX | SIZE_SET
-    if touch & (SIZE_MAX | SIZE_SET):
+        conflict |= CONTENT | SIZE_MAX | SIZE_SET | PUBLISH
+    if touch & (SIZE_MAX | SIZE_SET | PUBLISH):
         conflict |= SYNC
     return Footprint(touch, conflict)
 

@@ -31,7 +31,7 @@ class PosixWeakest(FileSystem):
 
     def write(self, inode: Inode, call: Call) -> Step:
         """aio_write(): begin, data, size and completion."""
-        return Step("the write begins", WRITE_EDGE | SIZE_READ, self._write)
+        return Step("the write begins", WRITE_EDGE, self._write)
 
     def _write(self, inode: Inode, call: Call) -> Step:
         call.begins(inode)

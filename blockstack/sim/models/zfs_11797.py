@@ -13,6 +13,8 @@ from blockstack.sim.footprint import (
     CONTENT,
     FALLOCATE_EDGE,
     LOCK_EXCLUSIVE,
+    PRIVATE_MAX,
+    PUBLISH,
     SIZE_READ,
     SIZE_SET,
     WRITE_EDGE,
@@ -31,18 +33,18 @@ class Zfs11797(FileSystem):
 
     def write(self, inode: Inode, call: Call) -> Step:
         """zfs_write, synchronous within io_submit(2), in another thread than the fallocate."""
-        return Step("io_submit: zpl_iter_write", WRITE_EDGE | SIZE_READ, self._write)
+        return Step("io_submit: zpl_iter_write", WRITE_EDGE, self._write)
 
     def _write(self, inode: Inode, call: Call) -> Step:
         call.begins(inode)
-        touch = content_written(call.offset, call.length) | SIZE_SET
+        touch = content_written(call.offset, call.length) | PRIVATE_MAX
         return Step("zfs_write: data, z_size", touch, self._written)
 
     def _written(self, inode: Inode, call: Call) -> Step:
         """Under zfs_rangelock_enter: dmu_write_uio, and z_size where the write extends the file."""
         inode.put(call.offset, call.data)
         inode.private_size = max(inode.private_size, call.behind)
-        return Step("zfs_write: zfs_znode_update_vfs", SIZE_SET | WRITE_EDGE, self._update_vfs)
+        return Step("zfs_write: zfs_znode_update_vfs", PUBLISH | WRITE_EDGE, self._update_vfs)
 
     def _update_vfs(self, inode: Inode, call: Call) -> int:
         """i_size is what z_size is by then."""

@@ -32,6 +32,14 @@ def test_same_ends_as_naive_enumeration(strategy: str, model: str) -> None:
     assert ends(runs, Exhaustive(runs)) == ends(runs, Naive(runs))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["none", "serialise"])
+@pytest.mark.parametrize("guest", ["sub@0 full@1", "full@0 sub@1"])
+def test_same_ends_on_zfs(strategy: str, guest: str) -> None:
+    runs = runs_of(strategy, "zfs-11797", guest)
+    assert ends(runs, Exhaustive(runs)) == ends(runs, Naive(runs))
+
+
 def test_same_outcomes_at_a_tenth_of_the_schedules() -> None:
     runs = runs_of("none", "xfs-pre-5.5", "sub@0 full@1")
     reduced, naive = drain(runs, Exhaustive(runs)), drain(runs, Naive(runs))
