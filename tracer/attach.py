@@ -323,7 +323,7 @@ class Probes:
             try:
                 if tracepoint in self._typed:
                     self._programs[name.decode()] = self._typed[tracepoint]
-                    attach_typed(self._program, self._typed[tracepoint])
+                    attach_typed(self._program, tracepoint, self._typed[tracepoint])
                     return None
                 self._programs[name.decode()] = self._program.load_func(name, self._bcc.BPF.RAW_TRACEPOINT)
                 self._program.attach_raw_tracepoint(tracepoint.encode(), name)

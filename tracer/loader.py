@@ -113,11 +113,11 @@ def load_typed(bcc: Any, program: Any, name: str, type_id: int) -> Any:
     return loaded
 
 
-def attach_typed(program: Any, loaded: Any) -> None:
-    """Attach what `load_typed` gave. Raises OSError."""
+def attach_typed(program: Any, tracepoint: str, loaded: Any) -> None:
+    """Attach what `load_typed` gave to the raw tracepoint that it was loaded for. Raises OSError."""
     link = _bpf(_RAW_TRACEPOINT_OPEN, struct.pack("<QII", 0, loaded.fd, 0))
     # Where bcc.BPF.cleanup() looks for what it has to close.
-    program.raw_tracepoint_fds[b"typed " + loaded.name] = link
+    program.raw_tracepoint_fds[tracepoint.encode()] = link
 
 
 def _bpf(command: int, attr: bytes) -> int:

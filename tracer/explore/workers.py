@@ -52,11 +52,11 @@ def _dask(scheduler: str) -> Iterator[Executor]:
     except ImportError as error:
         raise UnsupportedError("--scheduler needs Dask: pip install 'eofrace[dask]'") from error
     try:
-        client = Client(scheduler, timeout=10)
+        client = Client(scheduler, timeout=10)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise UnsupportedError(f"no Dask scheduler at {printable(scheduler)}: {printable(str(error))}") from error
     with client:
-        yield client.get_executor()
+        yield client.get_executor()  # type: ignore[no-untyped-call]
 
 
 class Checkpoint:
