@@ -7,25 +7,24 @@ wherever one walks over known ground, what it asks is compared with what was rem
 
 import asyncio
 import errno
-import os
-from collections.abc import Awaitable, Callable, Sequence
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
-from blockstack.aio import Engine
-from blockstack.aio.batch import BatchedEngine, Pending
 from blockstack.disk import Disk
-from blockstack.fallocate.calls import FileCalls
 from blockstack.file_posix import FilePosix
 from blockstack.gate import Point
 from blockstack.journal import Journal, guest_request
 from blockstack.qcow2 import Header, driver
 from blockstack.settled import Uncancellable
 from blockstack.sim.calls import CallKind, Request
-from blockstack.sim.inode import BLOCK, Inode
+from blockstack.sim.inode import Inode
 from blockstack.sim.loop import SimLoop
 from blockstack.sim.models import FileSystem
+from blockstack.sim.system import SimFile, SimulationError
 from blockstack.strategies import Strategy
 from blockstack.system import OpenFile
 
@@ -48,10 +47,6 @@ class Reaction(NamedTuple):
     """They are the next processes, in this order."""
     ended: tuple[tuple[int, int], ...]
     """Guest requests that have ended, each with 0 or -errno."""
-
-
-class SimulationError(Exception):
-    """The driver did what the simulation has no answer to, or not what it did before: a bug, never a finding."""
 
 
 class Driver(Protocol):
@@ -117,8 +112,9 @@ class LiveDriver:
             deliver = self._waiting.pop(next(iter(self._waiting)))
             self.loop.run_now(lambda deliver=deliver: deliver(-errno.EIO, b""))  # type: ignore[misc]
             self._reaction()
-        for task in self._tasks:  # of a deadlock: what they wait for never comes
-            self.loop.run_now(task.cancel)
+        for task in self._tasks:
+            if not task.done():
+                self.loop.run_now(lambda task=task: _close(task))  # type: ignore[misc]
 
     # The system as file-posix sees it (blockstack.system)
 
@@ -190,133 +186,13 @@ class LiveDriver:
         return Reaction(tuple(request for request, _ in asked), tuple(ended))
 
 
-class SimFile:
-    """The file as the driver has it open (`blockstack.system.OpenFile`)."""
-
-    def __init__(self, setting: Setting, live: LiveDriver) -> None:
-        self.size = setting.size
-        self.identity = 0, 1
-        self.request_alignment = BLOCK
-        self.is_xfs = setting.model.is_xfs
-        self.file_system = setting.model.file_system
-        self.calls: FileCalls = SimCalls(live)
-        self.engine: Engine = SimEngine(live)
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-class SimEngine(BatchedEngine):
-    """What Linux AIO is to the driver: a batch goes out at the end of the turn, completions come one by one.
-
-    Each request of a batch enters the kernel by itself, in any order, and while one is held off there the driver goes
-    on: more than io_submit(2) allows, as much as io_uring and threads do.
-    """
-
-    def __init__(self, live: LiveDriver) -> None:
-        super().__init__(-1, None)
-        self._live = live
-        self._in_flight = 0
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-    def _room(self) -> int:
-        return 128
-
-    def _busy(self) -> bool:
-        return self._in_flight > 0
-
-    def _send(self, batch: list[Pending]) -> int:
-        for pending in batch:
-            self._in_flight += 1
-            self._ask(pending)
-        return len(batch)
-
-    def _ask(self, pending: Pending) -> None:
-        def deliver(result: int, data: bytes) -> None:
-            self._in_flight -= 1
-            if not pending.write:
-                pending.buffer.view[: len(data)] = data
-            self._end(pending, result)
-            self._schedule()
-            pending.future.set_result(result)
-
-        kind = CallKind.WRITE if pending.write else CallKind.READ
-        data = bytes(pending.buffer.view[: pending.length]) if pending.write else b""
-        self._live.ask(Request(kind, pending.offset, pending.length, 0, pending.request, data), deliver)
-
-
-class _Asked(BaseException):
-    """Leaves a thread's function at its system call, whose result is not known yet."""
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
-
-
-class SimCalls(FileCalls):
-    """The thread pool and its system calls. A thread's function makes one system call and does nothing beside it."""
-
-    def __init__(self, live: LiveDriver) -> None:
-        super().__init__(-1, None)
-        self._live = live
-        self._result: int | None = None
-
-    def size(self) -> int:
-        """Not for the loop's own thread: what it may see would have to be among what its steps touch."""
-        raise SimulationError("a driver that asks for the size between two requests is not simulated")
-
-    def hole(self, offset: int) -> tuple[bool, int]:
-        """Not simulated: everything is data."""
-        raise OSError(errno.EOPNOTSUPP, "no SEEK_DATA on a simulated file")
-
-    async def run(self, call: Callable[[], None]) -> None:
-        """Run `call` as a thread of its own, handed over at the end of the turn (blockstack.workers)."""
-        future: Uncancellable[None] = Uncancellable()
-        self._live.loop.call_soon(self._put, call, future)
-        await future
-
-    def fallocate(self, mode: int, offset: int, length: int, request: int) -> None:
-        """fallocate(2) in a thread. Raises OSError."""
-        self._system_call(Request(CallKind.FALLOCATE, offset, length, mode, request, b""))
-
-    def ftruncate(self, size: int, request: int) -> None:
-        """ftruncate(2) in a thread. Raises OSError."""
-        self._system_call(Request(CallKind.TRUNCATE, size, 0, 0, request, b""))
-
-    async def fdatasync(self) -> None:
-        """fdatasync(2) in a thread. Raises OSError."""
-        await self.run(lambda: self._system_call(Request(CallKind.SYNC, 0, 0, 0, 0, b"")))
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-    def _put(self, function: Callable[[], None], future: "Uncancellable[None]") -> None:
-        self._result = None
-        try:
-            function()
-        except _Asked as asked:
-            request = asked.request
-        else:
-            raise SimulationError("a thread without a system call")
-
-        def deliver(result: int, data: bytes) -> None:
-            self._result = result
-            try:
-                function()
-            except OSError as error:
-                future.set_exception(error)
-            else:
-                future.set_result(None)
-
-        self._live.ask(request, deliver)
-
-    def _system_call(self, request: Request) -> None:
-        if self._result is None:
-            raise _Asked(request)
-        result, self._result = self._result, None
-        if result < 0:
-            raise OSError(-result, os.strerror(-result))
+def _close(task: "asyncio.Task[None]") -> None:
+    """End a task of a deadlock. It has `finally` blocks that wait, and is closed again in each of them."""
+    coroutine = cast(Coroutine[Any, Any, None], task.get_coro())
+    while inspect.getcoroutinestate(coroutine) != inspect.CORO_CLOSED:
+        with suppress(RuntimeError):
+            coroutine.close()
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
 
 
 class _Node:

@@ -54,6 +54,7 @@ def save(path: Path, space: Space, schedule: Schedule) -> Saved:
     world = runs.replay(schedule.choices, runs.live())
     assert world is not None, "a schedule that was found can be run again"
     runs.finish(world)
+    runs.end()
     saved = Saved(
         space.strategy.name,
         space.model.name,
@@ -143,4 +144,5 @@ def _again(saved: Saved, strategies: Mapping[str, Strategy]) -> tuple[Runs, Worl
     if world is None:
         raise UsageError("the schedule cannot be run here: it was made by another version of the driver or the model")
     runs.finish(world)
+    runs.end()
     return runs, world

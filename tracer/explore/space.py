@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from blockstack.journal import Journal
 from blockstack.sim.calls import CallKind
-from blockstack.sim.driver import LiveDriver, MemoDriver, Memory, Setting, SimulationError
+from blockstack.sim.driver import LiveDriver, MemoDriver, Memory, Setting
 from blockstack.sim.inode import BLOCK
 from blockstack.sim.models import FileSystem
+from blockstack.sim.system import SimulationError
 from blockstack.sim.world import Process, World
 from blockstack.strategies import Strategy
 from tracer.explore.guest import Guest, expected
@@ -52,7 +53,7 @@ class Runs:
         self.memory = Memory(space.setting())
         self._after = space.after
         self._last = len(self._after) - 1
-        self._driver: MemoDriver | None = None
+        self._driver: MemoDriver | LiveDriver | None = None
         self._expected: dict[tuple[tuple[int, int], ...], list[tuple[int, bytes | None]]] = {}
 
     def begin(self) -> World:
@@ -63,7 +64,9 @@ class Runs:
 
     def live(self, journal: Journal | None = None) -> World:
         """A run with a driver that remembers nothing."""
-        return World(self.memory.setting, LiveDriver(self.memory.setting, journal), self._after)
+        self.end()
+        self._driver = LiveDriver(self.memory.setting, journal)
+        return World(self.memory.setting, self._driver, self._after)
 
     def end(self) -> None:
         """Nothing runs any more."""
@@ -114,7 +117,7 @@ class Runs:
         inode, size = world.inode, self.space.guest.cluster_size
         if not self.is_quiet(world):
             return Reader(inode.blocks, inode.size, size)
-        assert self._driver is not None
+        assert isinstance(self._driver, MemoDriver), "what a flush writes is remembered"
         node = self._driver.node
         if node.tail is None:
             node.tail = self._flushed(world)

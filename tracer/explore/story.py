@@ -23,7 +23,7 @@ def tell(runs: Runs, choices: Sequence[int]) -> Iterator[str]:
         process = world.processes[number]
         if number == len(guest.actions):
             yield f"{step:3}  the guest's requests have all ended; it flushes (and nothing is left to choose)"
-            return
+            break
         name = names.setdefault(
             number, _name(process, names, guest.actions[number].word if process.call is None else "")
         )
@@ -41,6 +41,7 @@ def tell(runs: Runs, choices: Sequence[int]) -> Iterator[str]:
             result = world.ended[ended]
             line += f"; {guest.actions[ended].word} is acknowledged" if result == 0 else f"; it fails ({result})"
         yield line
+    runs.end()
 
 
 def _name(process: Process, names: dict[int, str], word: str) -> str:

@@ -5,6 +5,7 @@ where it was. What is found does not depend on how many workers there are, nor o
 """
 
 import ctypes
+import importlib
 import json
 import multiprocessing
 import os
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tracer.errors import UnsupportedError, UsageError
 from tracer.explore.space import Space
@@ -48,15 +50,15 @@ def executor(jobs: int, scheduler: str | None) -> Iterator[Executor]:
 @contextmanager
 def _dask(scheduler: str) -> Iterator[Executor]:
     try:
-        from distributed import Client
+        distributed: Any = importlib.import_module("distributed")
     except ImportError as error:
         raise UnsupportedError("--scheduler needs Dask: pip install 'eofrace[dask]'") from error
     try:
-        client = Client(scheduler, timeout=10)  # type: ignore[no-untyped-call]
+        client = distributed.Client(scheduler, timeout=10)
     except (OSError, ValueError) as error:
         raise UnsupportedError(f"no Dask scheduler at {printable(scheduler)}: {printable(str(error))}") from error
     with client:
-        yield client.get_executor()  # type: ignore[no-untyped-call]
+        yield client.get_executor()
 
 
 class Checkpoint:

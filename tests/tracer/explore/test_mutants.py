@@ -20,7 +20,7 @@ from tracer.explore.space import Runs, Space
 from tracer.explore.tasks import Found, Task, drain, run_task
 
 CLUSTER = 4096
-RUNS = 1500
+RUNS = 400
 
 GUESTS = {
     "mutant-serialises-nothing": ("sub@0 full@1", False),
