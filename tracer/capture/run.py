@@ -107,6 +107,7 @@ class _Capture:
             self._mapped = mappings.shared(followed)
             before = Before(self._probes, followed)
             attached_after = age()
+            self._started = time.monotonic()
             recording()
             while (why := self._over(stopped, command)) is None:
                 time.sleep(_TURN)

@@ -80,6 +80,7 @@ class _Watch:
             command = stack.enter_context(options.followed(self._probes, self._paths))
             before = Before(self._probes, options.processes(self._probes))
             attached_after = age()
+            self._begun = time.monotonic()
             watching()
             while (why := options.over(stopped, command, self._begun, self._state.processes)) is None:
                 time.sleep(_TURN)
