@@ -1,0 +1,130 @@
+"""How work is cut into tasks, and what a task says while it runs."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.tracer.analysis.parted import Shape, many, saved
+from tests.tracer.analysis.test_sweep import EndedBefore, Meet
+from tracer.analysis import shares
+from tracer.analysis.emulation import emulated
+from tracer.analysis.engine import examples, first_look
+from tracer.analysis.rules import Rule
+from tracer.analysis.shares import Done, News, Task, tasks
+from tracer.analysis.stream import Window, carried, stretches
+from tracer.analysis.sweep import Share
+from tracer.operations import Op
+from tracer.stored import LAST_NUMBER, NAMES, Stored
+
+COUNT = 3000
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory: pytest.TempPathFactory) -> Stored:
+    ops = many(COUNT, files=3)
+    ops["seq_end"][[5, 2999]] = 0
+    ops["t_end"][[5, 2999]] = 0
+    return saved(
+        tmp_path_factory.mktemp("shares") / "t", ops, Shape(tuple(at // 1000 for at in range(COUNT)), 0, 100, True)
+    )
+
+
+def planned(trace: Stored, rules: list[Rule], workers: int) -> list[Task]:
+    return list(tasks(trace, emulated(trace), rules, workers))
+
+
+def test_pairs_are_cut_by_time_and_scans_by_file(trace: Stored) -> None:
+    pairs, scan = Meet(), EndedBefore()
+    plan = planned(trace, [pairs, scan], 2)
+    by_time, by_file = [t for t in plan if t.rules == (pairs,)], [t for t in plan if t.rules == (scan,)]
+    assert plan == by_time + by_file
+    assert (len(by_time), len(by_file)) == (8, 2)
+    assert [task.share.bucket for task in by_file] == [0, 1]
+    assert all(task.share.buckets == 2 and task.share.window == Window(0, LAST_NUMBER) for task in by_file)
+    assert all(task.share.buckets == 1 for task in by_time)
+    # Every operation is counted once.
+    assert [task.counts for task in plan] == [True] * 8 + [False] * 2
+    assert [task.counts for task in planned(trace, [scan], 3)] == [True, False, False]
+    assert [task.share for task in planned(trace, [pairs], 1)] == [Share(Window())]
+    (alone,) = planned(trace, [], 1)
+    assert (alone.rules, alone.counts) == ((), True)
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_news_add_up_to_the_result(trace: Stored, counts: bool) -> None:
+    rules = (Meet((Op.FALLOCATE,)), Meet(symmetric=True))
+    rules[1].id = "other"
+    *news, done = shares.run(Task(trace, emulated(trace), rules, Share(Window()), counts))
+    assert isinstance(done, Done)
+    assert all(isinstance(one, News) and (one.operations or one.kinds) for one in news)
+    assert sum(one.operations for one in news if isinstance(one, News)) == done.operations == COUNT * counts
+    assert done.unfinished == 2 * counts
+    told = [one for some in news if isinstance(some, News) for one in some.kinds]
+    assert Counter((rule, kind) for rule, kind, _ in told) == Counter(
+        (rule, kind) for rule, found in done.found.items() for kind in found.kinds
+    )
+    for rule, kind, finding in told:
+        whole = done.found[rule].kinds[kind]
+        assert finding.first >= whole.first
+        assert 0 < finding.counts.exposed <= whole.counts.exposed
+    assert len(examples(rules, News(0, tuple(told)))) == len(told)
+
+
+def test_a_task_without_pairs_tells_how_far_it_is(trace: Stored) -> None:
+    task = Task(trace, emulated(trace), (Meet((Op.TRUNCATE,)),), Share(Window(0, 10)), counts=True)
+    *news, done = shares.run(task)
+    assert isinstance(done, Done)
+    assert done.found["meet"].counts.exposed == 0
+    assert sum(one.operations for one in news if isinstance(one, News)) == done.operations > 0
+
+
+def test_the_first_look_is_at_the_first_row_group(trace: Stored, tmp_path: Path) -> None:
+    rules: list[Rule] = [Meet((Op.FALLOCATE,)), EndedBefore()]
+    for path in (trace.path, trace.files[0]):
+        met = first_look(path, rules)
+        assert met is not None
+        found, news = met
+        assert [group.rows for group in found.groups] == [100]
+        assert {rule for rule, _, _ in news.kinds} == {"meet"}
+        assert news.operations == 0
+    assert first_look(trace.path, [Meet((Op.TRUNCATE,))]) is None
+    assert first_look(tmp_path / "missing", rules) is None
+    assert first_look(tmp_path, rules) is None
+    assert first_look(saved(tmp_path / "empty", many(0), Shape((0,), 0, 9, True)).path, rules) is None
+    # Steps of a fallocate may be elsewhere.
+    ops = many(100)
+    ops["op"][3], ops["request"] = Op.MARK_FALLOCATE, 1
+    assert first_look(saved(tmp_path / "marks", ops, Shape((0,), 0, 50, True)).path, rules) is None
+
+
+def test_stretches_have_what_begins_before_their_frontier(trace: Stored) -> None:
+    before = 0
+    sizes = []
+    for stretch in stretches(trace, NAMES, Window(), batch=250, held=1000):
+        begins = stretch.ops["seq_begin"]
+        assert (np.diff(begins.astype(np.int64)) > 0).all()
+        assert before <= begins.min(initial=before)
+        assert begins.max(initial=before) < stretch.frontier
+        assert stretch.ops.keys() == {*NAMES, "row"}
+        before = stretch.frontier
+        sizes.append(len(begins))
+    assert before == LAST_NUMBER
+    assert sum(sizes) == COUNT
+    assert all(250 <= size <= 400 for size in sizes[:-1])
+    # Fewer at a time where memory for those that wait is short, and still all of them.
+    tight = [len(some.ops["row"]) for some in stretches(trace, NAMES, Window(), batch=250, held=1)]
+    assert sum(tight) == COUNT
+    assert max(tight) <= 400
+
+
+def test_what_was_in_flight_at_a_number(trace: Stored) -> None:
+    whole = trace.rows([(group.number << 32) + at for group in trace.groups for at in range(group.rows)])
+    for number in (1, 2, 500, 3001, 5999, 6000):
+        ends = np.where(whole["seq_end"] == 0, LAST_NUMBER, whole["seq_end"])
+        wanted = whole["seq_begin"][(whole["seq_begin"] < number) & (ends >= number)]
+        found = list(carried(trace, NAMES, number))
+        assert sorted(begin for ops in found for begin in ops["seq_begin"].tolist()) == sorted(wanted.tolist())
+        for ops in found:
+            assert trace.rows(ops["row"].tolist())["seq_begin"].tolist() == ops["seq_begin"].tolist()
