@@ -24,6 +24,9 @@ FOREVER = np.uint64(2**64 - 1)
 MAX_BYTE = 2**63 - 1
 """Largest offset a file can have; byte ranges saturate here."""
 
+_SPARSE = 16
+"""Sequence numbers to each begin, from which on they are searched rather than counted."""
+
 CHUNK = 1 << 20
 """Pairs in one chunk, unless told: 16 MiB of indices."""
 
@@ -146,7 +149,7 @@ class Meetings:
     def __init__(self, ops: Columns, fresh: int = 0) -> None:
         require_sound()
         begins = ops["seq_begin"][fresh:]
-        begun = np.searchsorted(begins, sequence_ends(ops), side="right")  # how many of those have, when it ends
+        begun = _begun_by(begins, sequence_ends(ops))
         # One number line for all files, a stretch of it for each: 0 for what is not fresh, then the fresh in order.
         # Whoever walks along it finds the next number near by.
         file = files(ops)
@@ -179,6 +182,16 @@ class Meetings:
         before = np.concatenate([[0], np.cumsum(inner)])
         for at, position in _expand(before[outers + 1], before[self._stop[outers]], chunk):
             yield outers[at], inners[position]
+
+
+def _begun_by(begins: U64, ends: U64) -> I64:
+    """How many of begins (m,), which rise, are not behind each of ends (n,)."""
+    if not len(begins) or int(begins[-1] - begins[0]) >= _SPARSE * len(begins):
+        return np.searchsorted(begins, ends, side="right")
+    # The numbers of a trace have few gaps: to count along all of them is quicker than to search.
+    first, last = begins[0], begins[-1]
+    count = np.cumsum(np.bincount((begins - first).astype(np.int64)))
+    return np.where(ends < first, 0, count[np.clip(ends, first, last) - first])
 
 
 def files(ops: Columns) -> npt.NDArray[np.integer[Any]]:

@@ -1,18 +1,26 @@
 """Cuts the work on a trace into tasks that processes or machines do by themselves."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from tracer.analysis.columns import Columns
 from tracer.analysis.emulation import Emulated
 from tracer.analysis.findings import Finding, Findings, Kind
 from tracer.analysis.rules import Rule, ScanRule
 from tracer.analysis.stream import Window
-from tracer.analysis.sweep import Share, Sweep
+from tracer.analysis.sweep import Found, Share, Sweep
 from tracer.stored import LAST_NUMBER, Stored
 
 _WINDOWS = 4
 """For each worker: the last ones to end are not much behind the others."""
+
+
+_FOLDED = 1 << 14
+"""Pairs of a rule that are folded together: some 5 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +56,44 @@ class News:
 def run(task: Task) -> Iterator[News | Done]:
     """Do a task: yields news, and what it has found when it is done. Raises TraceError."""
     sweep = Sweep(task.trace, task.rules, task.share, task.emulated)
-    found = {rule.id: Findings() for rule in task.rules}
+    found = {rule.id: _Folded(rule.id) for rule in task.rules}
     told = 0
     for batch in sweep.run():
-        kinds: list[tuple[str, Kind, Finding]] = []
-        for pairs in batch:
-            of_rule = found[pairs.rule.id]
-            new = of_rule.add(pairs.first, pairs.second, pairs.outcome)
-            kinds += ((pairs.rule.id, kind, of_rule.kinds[kind]) for kind in new)
+        kinds = [one for pairs in batch for one in found[pairs.rule.id].take(pairs)]
         if kinds or sweep.operations > told:
             yield News(sweep.operations - told if task.counts else 0, tuple(kinds))
             told = sweep.operations
-    yield Done(found, sweep.operations if task.counts else 0, sweep.unfinished if task.counts else 0)
+    kinds = [one for findings in found.values() for one in findings.fold()]
+    if kinds:
+        yield News(0, tuple(kinds))
+    findings = {rule: one.findings for rule, one in found.items()}
+    yield Done(findings, sweep.operations if task.counts else 0, sweep.unfinished if task.counts else 0)
+
+
+class _Folded:
+    """What one rule has found, folded many pairs at a time, but for the first: those are told at once."""
+
+    def __init__(self, rule: str) -> None:
+        self.findings = Findings()
+        self._rule = rule
+        self._waiting: list[Found] = []
+        self._count = 0
+
+    def take(self, pairs: Found) -> list[tuple[str, Kind, Finding]]:
+        """One more portion; what is new, as `News` has it, is told when it has been folded."""
+        # Copies, so that the rest of the stretch is not kept.
+        self._waiting.append(dataclasses.replace(pairs, first=pairs.first.kept(), second=pairs.second.kept()))
+        self._count += len(pairs.outcome)
+        return self.fold() if self._count >= _FOLDED or not self.findings.kinds else []
+
+    def fold(self) -> list[tuple[str, Kind, Finding]]:
+        """Fold what waits, and tell what is new."""
+        if not self._waiting:
+            return []
+        first, second = (Columns.join([getattr(one, side) for one in self._waiting]) for side in ("first", "second"))
+        new = self.findings.add(first, second, np.concatenate([one.outcome for one in self._waiting]))
+        self._waiting, self._count = [], 0
+        return [(self._rule, kind, self.findings.kinds[kind]) for kind in new]
 
 
 def tasks(trace: Stored, emulated: Emulated, rules: Sequence[Rule], workers: int) -> Iterator[Task]:

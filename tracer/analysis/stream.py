@@ -20,8 +20,8 @@ from tracer.stored import GROUP_SHIFT, LAST_NUMBER, Group, Stored
 Arrays = dict[str, npt.NDArray[Any]]
 """Operations by column, (n,) each."""
 
-BATCH = 1 << 18
-"""Operations that are handed on together, unless fewer are left: some 40 MB."""
+BATCH = 1 << 16
+"""Operations that are handed on together, unless fewer are left: a row group as eofrace writes it, some 10 MB."""
 
 HELD = 1 << 19
 """Operations that are held because others that begin earlier may still come: some 80 MB."""
@@ -76,7 +76,7 @@ def stretches(
         if waiting and sum(_until(part, frontier) for part in buffer) < batch:
             continue
         ready, rest = _split(buffer, frontier)
-        buffer = [rest]
+        buffer = [rest] if len(rest["row"]) else []
         yield Stretch(ready, frontier)
     if not groups:
         nothing = {name: np.empty(0, OPERATION[name]) for name in names}
@@ -131,7 +131,8 @@ def _sorted(ops: Arrays) -> Arrays:
 def _split(parts: list[Arrays], frontier: int) -> tuple[Arrays, Arrays]:
     """Some, one or more, sorted: what begins before the frontier, and the rest.
 
-    Takes them apart, and copies: there are never two of all columns, and none stays in memory for a part of it.
+    Takes them apart, and copies what is a part of them: there are never two of all columns, and none stays in memory
+    for a few of its values.
     """
     begins = np.concatenate([part["seq_begin"] for part in parts])
     order = None if np.all(begins[1:] >= begins[:-1]) else np.argsort(begins, kind="stable")
@@ -139,7 +140,8 @@ def _split(parts: list[Arrays], frontier: int) -> tuple[Arrays, Arrays]:
     ready: Arrays = {}
     rest: Arrays = {}
     for name in list(parts[0]):
-        column = np.concatenate([part.pop(name) for part in parts])
+        columns = [part.pop(name) for part in parts]
+        column = columns[0] if len(columns) == 1 else np.concatenate(columns)
         column = column if order is None else column[order]
         ready[name] = column[:at] if 2 * at > len(column) else column[:at].copy()
         rest[name] = column[at:].copy()

@@ -120,10 +120,8 @@ def test_the_histories_are_worth_something() -> None:
     assert some > 20
 
 
-@settings(max_examples=300)
-@given(histories(), st.integers(1, 5))
-def test_wherever_it_is_cut(ops: Operations, width: int) -> None:
-    """Fed so many moments at a time: what was known of a file before has to be known after."""
+def fed(ops: Operations, width: int) -> list[tuple[int, int]]:
+    """What is found if a scan is fed so many moments at a time."""
     seen = resolved(ops)
     seen = seen.take(RULE.wants(seen))
     whole = moments(seen, np.ones(len(seen), np.bool_), seen["seq_end"] != 0)
@@ -134,11 +132,19 @@ def test_wherever_it_is_cut(ops: Operations, width: int) -> None:
         for first, second, outcome in scan.feed(Moments(whole.ops.take(rows), whole.ended[rows])):
             assert outcome.tolist() == [Outcome.LOST] * len(first)
             pairs += zip(first["row"].tolist(), second["row"].tolist(), strict=True)
-    assert sorted(pairs) == oracle(ops)
+    return sorted(pairs)
+
+
+@settings(max_examples=300)
+@given(histories(), st.integers(1, 5))
+def test_wherever_it_is_cut(ops: Operations, width: int) -> None:
+    """What was known of a file before has to be known after."""
+    assert fed(ops, width) == oracle(ops)
 
 
 WROTE = operation(Op.AIO_WRITE, 1, 2, 64 * K, 64 * K)
 SHORT = operation(Op.AIO_WRITE, 30, 31, 0, K, size_begin=64 * K)
+LATER = {"seq_begin": 50, "seq_end": 51, "t_begin": 50_000, "t_end": 51_000}
 
 
 @pytest.mark.parametrize(
@@ -176,6 +182,52 @@ def test_what_was_over_before_explains_nothing(op: Op) -> None:
     assert found(as_operations((wrote, SHORT, one, two))) == [(1, 0)]
     assert found(as_operations((wrote, SHORT, one, {**two, "seq_end": 22}))) == []
     assert found(as_operations((wrote, SHORT, {**one, "seq_end": 23}, two))) == []
+
+
+@pytest.mark.parametrize("width", range(1, 7))
+def test_of_two_that_reach_as_far_the_first_one_is_the_proof(width: int) -> None:
+    again = operation(Op.AIO_WRITE, 3, 4, 96 * K, 32 * K)
+    less = operation(Op.AIO_WRITE, 5, 6, 0, 32 * K)
+    assert fed(as_operations((WROTE, again, less, SHORT)), width) == [(3, 0)]
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_file_of_a_byte_or_two(size: int) -> None:
+    wrote = operation(Op.AIO_WRITE, 1, 2, 0, size + 1)
+    assert found(as_operations((wrote, {**SHORT, "size_begin": size}))) == [(1, 0)]
+    assert found(as_operations((wrote, {**SHORT, "size_begin": size + 1}))) == []
+
+
+@pytest.mark.parametrize("width", range(1, 9))
+@pytest.mark.parametrize("op", [Op.TRUNCATE, Op.FALLOCATE])
+def test_what_is_in_flight_all_the_time_explains_it(op: Op, width: int) -> None:
+    around = operation(op, 1, 40, 64 * K)
+    wrote = operation(Op.AIO_WRITE, 2, 3, 64 * K, 64 * K)
+    assert fed(as_operations((around, wrote, SHORT)), width) == []
+    assert fed(as_operations((around, {**wrote, "seq_begin": 42, "seq_end": 43}, {**SHORT, **LATER})), width) == [
+        (2, 1)
+    ]
+
+
+@pytest.mark.parametrize("width", range(1, 9))
+def test_files_do_not_share_what_is_known(width: int) -> None:
+    """Of two with one inode number on two devices one shrinks; and the other one, that did not then, shrinks later."""
+    there = {"dev": 2}
+    ops = as_operations(
+        (
+            WROTE,
+            operation(Op.AIO_WRITE, 3, 4, 0, 96 * K, **there),
+            SHORT,
+            operation(Op.AIO_WRITE, 32, 33, 0, K, size_begin=96 * K, **there),
+            {**SHORT, **LATER, **there},
+        )
+    )
+    assert fed(ops, width) == [(2, 0), (4, 1)]
+
+
+def test_a_look_at_the_very_time_at_which_the_write_ended_proves_nothing() -> None:
+    assert found(as_operations(({**WROTE, "t_end": 5000}, {**SHORT, "t_begin": 5000}))) == []
+    assert found(as_operations(({**WROTE, "t_end": 4999}, {**SHORT, "t_begin": 5000}))) == [(1, 0)]
 
 
 def test_it_is_told_once() -> None:
