@@ -18,9 +18,10 @@ import numpy as np
 
 import bpf
 from tracer import btf, hooks, interrupts
+from tracer.compiler import build, import_bcc, quiet
 from tracer.errors import UnsupportedError
 from tracer.hooks import BEFORE_NUMBERS, WATCHED_FILES, Mechanism, Plan, Probe, Selection, Table
-from tracer.loader import attach_kfunc, attach_typed, build, import_bcc, load_typed, quiet
+from tracer.loader import Program
 from tracer.operations import NONE_CPU, NONE_RESULT, NONE_SIZE, OPERATION, WRITES, Op, Operations
 
 RECORD_BYTES = (OPERATION.itemsize + 7) // 8 * 8
@@ -35,7 +36,7 @@ LIMITS = (
 )
 """What no hook covers on any host."""
 
-_IN_FLIGHT = (b"calls", b"placed_writes", b"writes", b"urings", b"aio_writes")
+_IN_FLIGHT = ("calls", "placed_writes", "writes", "urings", "aio_writes")
 """Maps of what has begun; each value begins with the operation."""
 
 _NOT_ENDED = {"seq_end": 0, "t_end": 0, "cpu_end": 0, "size_end": NONE_SIZE, "result": NONE_RESULT}
@@ -82,7 +83,7 @@ class Probes:
     `gaps` maps each hook that could not be attached to the reason, and what that costs.
     """
 
-    def __init__(self, bcc: Any, program: Any, info: btf.Btf, ring_bytes: int, table: Table | None) -> None:
+    def __init__(self, bcc: Any, program: Program, info: btf.Btf, ring_bytes: int, table: Table | None) -> None:
         self.mechanisms: dict[str, str] = {}
         self.gaps: dict[str, str] = {}
         self.ring_bytes = ring_bytes
@@ -91,8 +92,11 @@ class Probes:
         self._program = program
         self._table = table
         self._misses_offset = info.offset("bpf_prog_info.recursion_misses")
-        self._programs: dict[str, Any] = {}
-        self._typed: dict[str, Any] = {}
+        self._programs: dict[str, int] = {}
+        """Name -> descriptor."""
+        self._links: dict[str, int] = {}
+        """Raw tracepoint -> what holds a program to it."""
+        self._typed: dict[str, int] = {}
         """Raw tracepoint -> the program that was loaded for it by its BTF."""
         self._types: Mapping[str, int] = {}
         """Raw tracepoint -> its type there, of the same."""
@@ -108,7 +112,7 @@ class Probes:
     @property
     def ring_fd(self) -> int:
         """Descriptor of the ring map; valid while attached."""
-        return int(self._program[b"ring"].map_fd)
+        return self._program.fd("ring")
 
     def watch(self, dev: int, ino: int) -> None:
         """Record operations on this inode that begin from now on; `dev` is st_dev of stat(2).
@@ -122,8 +126,8 @@ class Probes:
     def watch_file(self, fd: int) -> tuple[int, int]:
         """Watch the file that is open as `fd`, on any file system; returns its (st_dev, st_ino)."""
         status = os.fstat(fd)
-        table, watched = self._program[b"learning"], self._program[b"watched"]
-        flag = self._program[b"untold"]
+        table, watched = self._program["learning"], self._program["watched"]
+        flag = self._program["untold"]
         flag[ctypes.c_int(0)] = ctypes.c_uint8(0)
         before = {(key.ino, key.dev) for key in watched}
         thread = table.Key(os.getpid() << 32 | threading.get_native_id())
@@ -143,7 +147,7 @@ class Probes:
     def unwatch(self, dev: int, ino: int) -> None:
         """Stop recording this inode, and forget its operations in flight. Nothing happens if it is not watched."""
         self._note_untold((dev, ino), 0)
-        table = self._program[b"watched"]
+        table = self._program["watched"]
         for inode, device in self._watched.pop((dev, ino), set()):
             with contextlib.suppress(KeyError):
                 del table[table.Key(inode, device)]
@@ -163,55 +167,60 @@ class Probes:
 
     def expect_exit(self, pid: int, tid: int) -> None:
         """The thread may be in a system call that it had entered before the programs were attached."""
-        table = self._program[b"marked_threads"]
+        table = self._program["marked_threads"]
         table[ctypes.c_uint64(pid << 32 | tid)] = table.Leaf(0, 0)
 
     def expect_submission(self, pid: int, tid: int, count: int, iocbs: int) -> None:
         """The same of io_submit(2) with so many iocbs, of which it has the array at that address."""
         if not 0 < count <= BEFORE_NUMBERS - self._reserved:
             return
-        table = self._program[b"submissions"]
+        table = self._program["submissions"]
         leaf = table.Leaf()
         leaf.seq_next, leaf.t_begin, leaf.iocbs = BEFORE_NUMBERS + 1 + self._reserved, self._attached, iocbs
         leaf.total = leaf.left = count
         leaf.cpu, leaf.kind = NONE_CPU, Op.AIO_WRITE
         key = table.Key(pid << 32 | tid)
         # Not if the thread has come back meanwhile, and was seen to enter another one.
-        if self._bcc.lib.bpf_update_elem(table.map_fd, ctypes.byref(key), ctypes.byref(leaf), _NOT_THERE) == 0:
+        if (
+            self._bcc.lib.bpf_update_elem(
+                self._program.fd("submissions"), ctypes.byref(key), ctypes.byref(leaf), _NOT_THERE
+            )
+            == 0
+        ):
             self._reserved += count
 
     def expect_context(self, context: int, pid: int) -> None:
         """Writes by io_submit(2) may be in flight that this process has submitted to one of its contexts."""
-        self._program[b"aio_contexts"][ctypes.c_uint64(context)] = ctypes.c_uint64(pid)
+        self._program["aio_contexts"][ctypes.c_uint64(context)] = ctypes.c_uint64(pid)
 
     def follow(self, pid: int) -> None:
         """Record operations of this process, and of the children that it makes from now on."""
-        table = self._program[b"selected"]
+        table = self._program["selected"]
         table[ctypes.c_uint32(pid)] = ctypes.c_uint8(1)
 
     def unfollow(self, pid: int) -> None:
         """No longer record this process; nothing happens if it is not followed. Its children go on being recorded."""
         with contextlib.suppress(KeyError):
-            del self._program[b"selected"][ctypes.c_uint32(pid)]
+            del self._program["selected"][ctypes.c_uint32(pid)]
 
     def follow_comm(self, name: str) -> None:
         """Follow every process that takes this name when it executes a program from now on.
 
         Of a longer name the kernel keeps 15 bytes.
         """
-        table = self._program[b"comms"]
+        table = self._program["comms"]
         key = table.Key()
         ctypes.memmove(ctypes.addressof(key), os.fsencode(name)[:15].ljust(16, b"\0"), 16)
         table[key] = ctypes.c_uint8(1)
 
     def followed(self) -> set[int]:
         """Processes that are followed now."""
-        return {int(key.value) for key in self._program[b"selected"]}
+        return {int(key.value) for key in self._program["selected"]}
 
     def names(self) -> list[Name]:
         """Names of the files met, the last 4,096 of them, as they were met. Only without `Selection.by_file`."""
         found = []
-        for key, leaf in self._program[b"names"].items():
+        for key, leaf in self._program["names"].items():
             text = bytes(leaf.text)
             places = reversed(range(0, leaf.parts * _NAME_BYTES, _NAME_BYTES))
             path = "/".join(_part(text[at : at + _NAME_BYTES]) for at in places)
@@ -222,17 +231,17 @@ class Probes:
 
     def mapped(self) -> dict[tuple[int, int], int]:
         """(st_dev, inode) -> how often a file of those recorded was seen to be mapped so that stores change it."""
-        return {(int(key.dev), int(key.ino)): int(leaf.value) for key, leaf in self._program[b"mapped"].items()}
+        return {(int(key.dev), int(key.ino)): int(leaf.value) for key, leaf in self._program["mapped"].items()}
 
     def seen(self) -> dict[Op, int]:
         """Operations that ended since the programs were attached, by kind. As the next two: with a `hooks.Table`."""
-        table = self._program[b"seen"]
+        table = self._program["seen"]
         counts = {op: int(table.sum(ctypes.c_int(op)).value) for op in (*WRITES, Op.FALLOCATE, Op.TRUNCATE)}
         return {op: count for op, count in counts.items() if count}
 
     def post_eof_fallocates(self) -> int:
         """Those that began since the programs were attached."""
-        return int(self._program[b"zero_begun"].sum(ctypes.c_int(0)).value)
+        return int(self._program["zero_begun"].sum(ctypes.c_int(0)).value)
 
     def remembered(self, writes: Operations) -> tuple[Operations, int]:
         """Post-EOF fallocates that have ended, as far as the table has them; with writes (n,), which are in flight.
@@ -241,7 +250,7 @@ class Probes:
         """
         assert self._table is not None
         rows, forgotten = [], np.zeros(self._table.sets, np.uint64)
-        for place, leaf in enumerate(self._program[b"zero_writes"].values()):
+        for place, leaf in enumerate(self._program["zero_writes"].values()):
             which = place // self._table.slots
             forgotten[which] = max(int(forgotten[which]), leaf.forgotten)
             if leaf.since and leaf.op.seq_end:
@@ -270,29 +279,29 @@ class Probes:
         at the end, or counted when its struct kiocb is another's ("end not seen"). With a table they do: what has met
         the write is to be told when it happens, not at the end.
         """
-        table = self._program[b"drops"]
+        table = self._program["drops"]
         lost = {name: int(table.sum(ctypes.c_int(i)).value) for i, name in enumerate(DROP_KINDS)}
-        skipped = {name: self._misses(program.fd) for name, program in self._programs.items()}
+        skipped = {name: self._misses(program) for name, program in self._programs.items()}
         if self._table is None and not skipped.get("on_iomap_dio_rw_begin", 1):
             del skipped["on_iomap_dio_complete"]
         lost["program skipped"] = sum(skipped.values())
         return lost
 
     def _note(self, dev: int, ino: int, key: tuple[int, int]) -> None:
-        table = self._program[b"watched"]
+        table = self._program["watched"]
         table[table.Key(*key)] = table.Leaf(dev)
         self._watched.setdefault((dev, ino), set()).add(key)
 
     def _note_untold(self, file: tuple[int, int], untold: int) -> None:
         """Whether a truncate(2) of nobody knows which file may be one of `file`'s."""
         self._untold[file] = untold
-        self._program[b"untold"][ctypes.c_int(0)] = ctypes.c_uint8(max(self._untold.values()))
+        self._program["untold"][ctypes.c_int(0)] = ctypes.c_uint8(max(self._untold.values()))
 
     def _start(self) -> None:
         """From now on operations may be seen: what had begun before has the numbers below."""
         self._attached = time.monotonic_ns()
-        self._program[b"sequence"][ctypes.c_int(0)] = ctypes.c_uint64(2 * BEFORE_NUMBERS)
-        table = self._program[b"before_all"]
+        self._program["sequence"][ctypes.c_int(0)] = ctypes.c_uint64(2 * BEFORE_NUMBERS)
+        table = self._program["before_all"]
         table[ctypes.c_int(0)] = table.Leaf(0, self._attached, 0)
 
     def _misses(self, fd: int) -> int:
@@ -310,57 +319,67 @@ class Probes:
         with quiet() as said:
             try:
                 for tracepoint, type_id in types.items():
-                    name = f"on_{tracepoint}"
-                    self._typed[tracepoint] = load_typed(self._bcc, self._program, name, type_id)
+                    self._typed[tracepoint] = self._program.load_typed(f"on_{tracepoint}", type_id)
             except OSError as error:
-                return f"{error.strerror} {said()}".strip()
+                return _reason(error, said())
         return None
 
     def _raw(self, tracepoint: str, program: str | None = None) -> str | None:
         """Attach on_<tracepoint>, or another program; the reason if that is not possible."""
-        name = (program or f"on_{tracepoint}").encode()
+        name = program or f"on_{tracepoint}"
         with quiet() as said:
             try:
                 if tracepoint in self._typed:
-                    self._programs[name.decode()] = self._typed[tracepoint]
-                    attach_typed(self._program, tracepoint, self._typed[tracepoint])
+                    self._programs[name] = self._typed[tracepoint]
+                    self._links[tracepoint] = self._program.attach_typed(self._typed[tracepoint])
                     return None
-                self._programs[name.decode()] = self._program.load_func(name, self._bcc.BPF.RAW_TRACEPOINT)
-                self._program.attach_raw_tracepoint(tracepoint.encode(), name)
-            except Exception as error:  # bcc raises nothing more specific
-                return f"{error} {said()}".strip()
+                if name not in self._programs:
+                    self._programs[name] = self._program.load_for_tracepoint(name)
+                self._links[tracepoint] = self._program.attach_to_tracepoint(self._programs[name], tracepoint)
+            except OSError as error:
+                return _reason(error, said())
         return None
 
-    def _go_on(self, tracepoint: str, table: bytes, number: int, program: str) -> str | None:
+    def _detach(self, tracepoint: str) -> None:
+        """Take the program from it that `_raw` has attached."""
+        self._program.detach(self._links.pop(tracepoint))
+
+    def _go_on(self, tracepoint: str, table: str, number: int, program: str) -> str | None:
         """Load a program that others on that tracepoint end with (a tail call), by its number in a table; the reason
         if that fails.
         """
         with quiet() as said:
             try:
                 if tracepoint in self._typed:
-                    loaded = load_typed(self._bcc, self._program, program, self._types[tracepoint])
+                    loaded = self._program.load_typed(program, self._types[tracepoint])
                 else:
-                    loaded = self._program.load_func(program.encode(), self._bcc.BPF.RAW_TRACEPOINT)
-                self._program[table][ctypes.c_int(number)] = ctypes.c_int(loaded.fd)
-            except Exception as error:  # bcc raises nothing more specific
-                return f"{error} {said()}".strip()
+                    loaded = self._program.load_for_tracepoint(program)
+                self._program[table][ctypes.c_int(number)] = ctypes.c_int(loaded)
+            except OSError as error:
+                return _reason(error, said())
         return None
 
     def _function(self, probe: Probe, mechanism: Mechanism) -> str | None:
         """Attach a program to a function by kprobe or kfunc; the reason if that is not possible."""
+        program, function, returns = probe.program, probe.function, probe.returns
         with quiet() as said:
             try:
                 if mechanism is Mechanism.KPROBE:
-                    name = probe.program.encode()
-                    self._programs[probe.program] = self._program.load_func(name, self._bcc.BPF.KPROBE)
-                    attach = self._program.attach_kretprobe if probe.returns else self._program.attach_kprobe
-                    attach(event=probe.function.encode(), fn_name=name)
+                    if program not in self._programs:
+                        self._programs[program] = self._program.load_for_kprobe(program)
+                    self._program.attach_to_function(self._programs[program], function, returns=returns)
                 else:
-                    kfunc = attach_kfunc(self._bcc, self._program, probe.program, probe.function, returns=probe.returns)
-                    self._programs[f"{probe.program} {probe.function}"] = kfunc
-            except Exception as error:  # bcc raises nothing more specific
-                return said() if str(error) in said() else f"{error} {said()}".strip()
+                    loaded = self._program.load_for_kfunc(program, function, returns=returns)
+                    self._programs[f"{program} {function}"] = loaded
+                    self._program.attach_kfunc(loaded)
+            except OSError as error:
+                return _reason(error, said())
         return None
+
+
+def _reason(error: OSError, said: str) -> str:
+    """Why something could not be loaded or attached, and what libbcc or the verifier has said."""
+    return said if str(error.strerror) in said else f"{error.strerror} {said}".strip()
 
 
 def _part(raw: bytes) -> str:
@@ -399,15 +418,15 @@ def attach(
     with contextlib.ExitStack() as stack:
         # bcc has callbacks from C, where an exception that a signal raises is printed and lost.
         with interrupts.deferred():
-            program = build(bcc, bpf.source(stage, *plan.files), macros)
-            stack.callback(program.cleanup)
+            program = Program(bcc, build(bcc, bpf.source(stage, *plan.files), macros))
+            stack.callback(program.close)
             probes = Probes(bcc, program, info, ring_bytes, table)
             untyped = probes._load_typed(plan.types)
             if untyped is not None:
                 # A verifier that does not follow these pointers: offsets have to do.
-                program.cleanup()
-                program = build(bcc, bpf.source(stage, *plan.files), macros | {"TYPED": 0})
-                stack.callback(program.cleanup)
+                program.close()
+                program = Program(bcc, build(bcc, bpf.source(stage, *plan.files), macros | {"TYPED": 0}))
+                stack.callback(program.close)
                 probes = Probes(bcc, program, info, ring_bytes, table)
             _attach_processes(probes, info, all_of_them=selection.by_process)
             _attach_extra(probes, info)
@@ -422,7 +441,7 @@ def attach(
             probes._by_file = selection.by_file
             _load_aio(probes, watching=table is not None)
             _require(
-                probes._go_on("sys_exit", b"exit_programs", 0, "on_exit_from_before"), "the program on_exit_from_before"
+                probes._go_on("sys_exit", "exit_programs", 0, "on_exit_from_before"), "the program on_exit_from_before"
             )
             probes._start()
             for tracepoint in hooks.SYSTEM_CALLS:
@@ -462,7 +481,7 @@ def _attach_truncate(probes: Probes, info: btf.Btf, plan: Plan) -> None:
         found = [hooks.fits(ext4, name, arguments) for name, arguments in hooks.EXT4_SIZE.items()]
         if all(found) and not any([probes._raw(name, "on_ext4_setattr") for name in hooks.EXT4_SIZE]):
             tells[hooks.EXT4_MAGIC] = ", ".join(hooks.EXT4_SIZE)
-    table = probes._program[b"tells_size"]
+    table = probes._program["tells_size"]
     for slot, magic in enumerate(tells):
         table[ctypes.c_int(slot)] = ctypes.c_uint64(magic)
     if tells:
@@ -528,9 +547,9 @@ def _load_aio(probes: Probes, *, watching: bool) -> None:
     steps = ("io_submit_count", "io_submit_note", "io_submit_hear", "io_submit_end", "io_submit_met", "io_getevents")
     for number, step in enumerate(steps):
         if step != "io_submit_met" or watching:
-            _require(probes._go_on("sys_exit", b"aio_programs", number, f"on_{step}"), f"the program on_{step}")
+            _require(probes._go_on("sys_exit", "aio_programs", number, f"on_{step}"), f"the program on_{step}")
     name = "on_io_submit_note_enter"
-    _require(probes._go_on("sys_enter", b"enter_programs", 0, name), f"the program {name}")
+    _require(probes._go_on("sys_enter", "enter_programs", 0, name), f"the program {name}")
 
 
 _PAIRS = {Mechanism.KPROBE: "kprobe and kretprobe", Mechanism.KFUNC: "kfunc and kretfunc (fentry, fexit)"}
@@ -550,7 +569,7 @@ def _attach_fallocate(probes: Probes, plan: Plan) -> None:
     if reason is None:
         why = f" ({plan.fallocate_why})" if plan.fallocate_why else ""
         probes.mechanisms["xfs_file_fallocate"] = _PAIRS[plan.fallocate] + why
-        probes._program[b"xfs_by_function"][ctypes.c_int(0)] = ctypes.c_uint8(1)
+        probes._program["xfs_by_function"][ctypes.c_int(0)] = ctypes.c_uint8(1)
     else:
         probes.mechanisms["xfs_file_fallocate"] = f"system call and io_uring only ({reason})"
         probes.gaps["xfs_file_fallocate"] = f"{reason}: a fallocate by a kernel thread (loop, nfsd) is not recorded"

@@ -1,147 +1,169 @@
-"""bcc, the distribution's package: find it, compile `bpf/` with it, keep what it prints to itself."""
+"""Load what `tracer.compiler` has made: maps, programs, and what attaches these to the kernel.
+
+bcc.BPF does that only for what it has compiled itself. Its functions of one system call, and its tables, need no more
+than a descriptor.
+"""
 
 import contextlib
 import ctypes
-import importlib
 import os
 import struct
-from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
-import bpf
-from tracer.errors import UnsupportedError
+from tracer.compiler import INSTRUCTION_BYTES, Compiled, Map, with_maps
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
-
-def import_bcc() -> Any:
-    """The module. Raises `UnsupportedError` where there is none, or another package of that name."""
-    try:
-        module = importlib.import_module("bcc")
-    except ImportError as error:
-        raise UnsupportedError(
-            f"bcc is missing ({error}): install the distribution's package (apt install python3-bpfcc); "
-            "a virtual environment needs --system-site-packages and the distribution's python3"
-        ) from error
-    if not hasattr(module, "BPF"):
-        raise UnsupportedError(
-            "the installed `bcc` is not the BPF Compiler Collection (PyPI's bcc is something else): "
-            "pip uninstall bcc, apt install python3-bpfcc"
-        )
-    return module
-
-
-def build(bcc: Any, text: str, macros: dict[str, int]) -> Any:
-    """Compile a program of eofrace's: a bcc.BPF, nothing of it loaded. Raises `UnsupportedError`."""
-    # No debugging information: it costs the compiler a fifth of its time, and nobody reads it.
-    flags = ["-w", "-g0", *(f"-D{name}={value}" for name, value in macros.items())]
-    before = os.environ.get("BCC_KERNEL_SOURCE")
-    os.environ["BCC_KERNEL_SOURCE"] = str(bpf.STANDIN)
-    try:
-        # bcc puts the working directory in front of the include path, and chdir()s itself anyway.
-        with contextlib.chdir(bpf.STANDIN), quiet() as said:
-            try:
-                return bcc.BPF(text=text.encode(), cflags=flags)
-            except Exception as error:  # bcc raises nothing more specific
-                tail = said()
-                if "Operation not permitted" in tail:
-                    raise UnsupportedError(
-                        f"the kernel refuses BPF ({tail}): a container, a lockdown or a sandbox forbids it; "
-                        "run on the host or in `eofrace vm`"
-                    ) from error
-                raise UnsupportedError(f"bcc cannot compile eofrace's programs: {error}: {tail}") from error
-    finally:
-        if before is None:
-            del os.environ["BCC_KERNEL_SOURCE"]
-        else:
-            os.environ["BCC_KERNEL_SOURCE"] = before
-
-
-def attach_kfunc(bcc: Any, program: Any, name: str, function: str, *, returns: bool) -> Any:
-    """Attach the program `name` to the kernel's `function` by fentry, or fexit; returns its bcc.BPF.Function.
-
-    bcc has methods for that, but they want a program named "kfunc__FUNCTION", and it loads all of that name as soon
-    as they are compiled: a kernel that refuses one would refuse everything. Here only the kernel is told that name.
-    Raises `Exception` with the reason.
-    """
-    lib, module = bcc.lib, program.module
-    known_as = f"{'kretfunc' if returns else 'kfunc'}__{function}".encode()
-    start, size = (lib.bpf_function_start(module, name.encode()), lib.bpf_function_size(module, name.encode()))
-    version = lib.bpf_module_kern_version(module)
-    licence = lib.bpf_module_license(module)
-    fd = lib.bcc_func_load(module, bcc.BPF.TRACING, known_as, start, size, licence, version, 0, None, 0, None, -1)
-    if fd < 0:
-        raise Exception(os.strerror(ctypes.get_errno()))
-    program.funcs[known_as] = loaded = bcc.BPF.Function(program, known_as, fd)
-    link = lib.bpf_attach_kfunc(fd)
-    if link < 0:
-        raise Exception(os.strerror(ctypes.get_errno()))
-    # Where bcc.BPF.cleanup() looks for what it has to close.
-    (program.kfunc_exit_fds if returns else program.kfunc_entry_fds)[known_as] = link
-    return loaded
-
-
-_PROG_LOAD, _RAW_TRACEPOINT_OPEN = 5, 17  # enum bpf_cmd of linux/bpf.h
-_TRACING, _TRACE_RAW_TP = 26, 23  # enum bpf_prog_type, bpf_attach_type
+_MAP_CREATE, _PROG_LOAD, _RAW_TRACEPOINT_OPEN = 0, 5, 17  # enum bpf_cmd of linux/bpf.h
+_KPROBE, _RAW_TRACEPOINT, _TRACING = 2, 17, 26  # enum bpf_prog_type
+_TRACE_RAW_TP = 23  # enum bpf_attach_type
 _SYS_BPF = 321  # x86-64, the only machine that tracer.attach takes
 
 
-def load_typed(bcc: Any, program: Any, name: str, type_id: int) -> Any:
-    """Load the program `name` for the raw tracepoint whose typedef in the kernel's BTF has that number (v5.5); returns
-    its bcc.BPF.Function, for `attach_typed`.
+class Program:
+    """Maps and programs in the kernel; gone after `close()`, or with the process. Methods raise `OSError`.
 
-    libbcc loads programs of this type for functions alone, so that the two system calls are made here.
-    Raises OSError; what the verifier said is on standard error.
+    What the verifier said is on standard error then.
     """
-    lib, module, known_as = bcc.lib, program.module, name.encode()
-    licence = ctypes.create_string_buffer(lib.bpf_module_license(module))
-    count, start = lib.bpf_function_size(module, known_as) // 8, lib.bpf_function_start(module, known_as)
-    # union bpf_attr: type, instructions and licence first, then the verifier's log, at last what it is attached to.
-    head = struct.pack("<IIQQ", _TRACING, count, start, ctypes.addressof(licence))
-    tail = struct.pack("<II16sII", 0, 0, known_as[:15], 0, _TRACE_RAW_TP) + bytes(36)
-    attr = head + struct.pack("<IIQ", 0, 0, 0) + tail + struct.pack("<I", type_id)
-    try:
-        fd = _bpf(_PROG_LOAD, attr)
-    except OSError:
-        log = ctypes.create_string_buffer(1 << 20)
-        attr = head + struct.pack("<IIQ", 1, len(log), ctypes.addressof(log)) + attr[40:]
-        with contextlib.suppress(OSError):
-            os.close(_bpf(_PROG_LOAD, attr))
-        os.write(2, log.value)  # where libbcc's goes
-        raise
-    program.funcs[known_as] = loaded = bcc.BPF.Function(program, known_as, fd)
-    return loaded
+
+    def __init__(self, bcc: Any, compiled: Compiled) -> None:
+        self._bcc = bcc
+        self._compiled = compiled
+        self._tables: dict[str, Any] = {}
+        self._open: set[int] = set()
+        self._stack = contextlib.ExitStack()
+        self._stack.callback(self._close_all)
+        try:
+            self._maps = {number: self._create(described) for number, described in enumerate(compiled.maps)}
+        except OSError:
+            self.close()
+            raise
+        self._numbers = {described.name: number for number, described in enumerate(compiled.maps)}
+
+    def close(self) -> None:
+        """Detach and forget everything. May be called twice."""
+        self._stack.close()
+
+    def __getitem__(self, name: str) -> Any:
+        """A map that is no ring, as bcc's table of its kind."""
+        if name not in self._tables:
+            number = self._numbers[name]
+            self._tables[name] = _table(self._bcc, self._compiled.maps[number], self.fd(name))
+        return self._tables[name]
+
+    def fd(self, name: str) -> int:
+        """A map's descriptor."""
+        return self._maps[self._numbers[name]]
+
+    def size(self, name: str) -> int:
+        """Instructions of a program."""
+        return len(self._compiled.programs[name]) // INSTRUCTION_BYTES
+
+    def load_for_tracepoint(self, name: str) -> int:
+        """Load a program for raw tracepoints; returns its descriptor, as all of these."""
+        return self._load(name, _RAW_TRACEPOINT, name)
+
+    def load_for_kprobe(self, name: str) -> int:
+        """The same for kprobes and kretprobes."""
+        return self._load(name, _KPROBE, name)
+
+    def load_for_kfunc(self, name: str, function: str, *, returns: bool) -> int:
+        """The same for fentry, or fexit, of a function of the kernel, which libbcc finds by the program's name."""
+        return self._load(name, _TRACING, f"{'kretfunc' if returns else 'kfunc'}__{function}")
+
+    def load_typed(self, name: str, type_id: int) -> int:
+        """The same for the raw tracepoint whose typedef in the kernel's BTF has that number (v5.5).
+
+        libbcc loads programs of this type for functions alone, so that the system call is made here.
+        """
+        code = ctypes.create_string_buffer(with_maps(self._compiled.programs[name], self._maps))
+        licence = ctypes.create_string_buffer(self._compiled.licence.encode())
+        # union bpf_attr: type, instructions and licence first, then the verifier's log, at last what it is attached to.
+        head = struct.pack("<IIQQ", _TRACING, self.size(name), ctypes.addressof(code), ctypes.addressof(licence))
+        tail = struct.pack("<II16sII", 0, 0, name.encode()[:15], 0, _TRACE_RAW_TP) + bytes(36)
+        tail += struct.pack("<I", type_id)
+        try:
+            return self._owned(_bpf(_PROG_LOAD, head + struct.pack("<IIQ", 0, 0, 0) + tail))
+        except OSError:
+            log = ctypes.create_string_buffer(1 << 20)
+            with contextlib.suppress(OSError):
+                os.close(_bpf(_PROG_LOAD, head + struct.pack("<IIQ", 1, len(log), ctypes.addressof(log)) + tail))
+            os.write(2, log.value)  # where libbcc's goes
+            raise
+
+    def attach_typed(self, loaded: int) -> int:
+        """Attach what `load_typed` gave to the raw tracepoint that it was loaded for; returns what `detach` takes."""
+        return self._owned(_bpf(_RAW_TRACEPOINT_OPEN, struct.pack("<QII", 0, loaded, 0)))
+
+    def attach_to_tracepoint(self, loaded: int, tracepoint: str) -> int:
+        """Attach what `load_for_tracepoint` gave to a raw tracepoint; returns what `detach` takes."""
+        name = ctypes.create_string_buffer(tracepoint.encode())
+        return self._owned(_bpf(_RAW_TRACEPOINT_OPEN, struct.pack("<QII", ctypes.addressof(name), loaded, 0)))
+
+    def detach(self, link: int) -> None:
+        """Take a program from its raw tracepoint."""
+        self._open.remove(link)
+        os.close(link)
+
+    def attach_to_function(self, loaded: int, function: str, *, returns: bool) -> None:
+        """Attach what `load_for_kprobe` gave to a function's begin, or its return."""
+        lib = self._bcc.lib
+        event = f"{'r' if returns else 'p'}_{function}".encode()
+        link = _checked(lib.bpf_attach_kprobe(loaded, int(returns), event, function.encode(), 0, 0))
+        # The name is that of a kprobe in tracefs, where the kernel has no other kind.
+        self._stack.callback(lib.bpf_detach_kprobe, event)
+        self._stack.callback(lib.bpf_close_perf_event_fd, link)
+
+    def attach_kfunc(self, loaded: int) -> None:
+        """Attach what `load_for_kfunc` gave."""
+        self._owned(_checked(self._bcc.lib.bpf_attach_kfunc(loaded)))
+
+    def _load(self, name: str, kind: int, known_as: str) -> int:
+        code = with_maps(self._compiled.programs[name], self._maps)
+        load = self._bcc.lib.bcc_prog_load
+        load.restype = ctypes.c_int
+        load.argtypes = [*(ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p)]
+        load.argtypes += [*(ctypes.c_uint, ctypes.c_int, ctypes.c_void_p, ctypes.c_uint)]
+        licence, version = self._compiled.licence.encode(), self._compiled.kernel_version
+        return self._owned(_checked(load(kind, known_as.encode(), code, len(code), licence, version, 0, None, 0)))
+
+    def _create(self, described: Map) -> int:
+        sizes = (described.type, described.key_size, described.value_size, described.max_entries, described.flags)
+        return self._owned(_bpf(_MAP_CREATE, struct.pack("<5III16s", *sizes, 0, 0, described.name.encode()[:15])))
+
+    def _owned(self, descriptor: int) -> int:
+        self._open.add(descriptor)
+        return descriptor
+
+    def _close_all(self) -> None:
+        while self._open:
+            os.close(self._open.pop())
 
 
-def attach_typed(program: Any, tracepoint: str, loaded: Any) -> None:
-    """Attach what `load_typed` gave to the raw tracepoint that it was loaded for. Raises OSError."""
-    link = _bpf(_RAW_TRACEPOINT_OPEN, struct.pack("<QII", 0, loaded.fd, 0))
-    # Where bcc.BPF.cleanup() looks for what it has to close.
-    program.raw_tracepoint_fds[tracepoint.encode()] = link
+def _table(bcc: Any, described: Map, descriptor: int) -> Any:
+    """bcc's table on a map that bcc has not made: it asks its module for nothing but the number of entries."""
+    decode = bcc.BPF._decode_table_type
+    table = bcc.table
+    classes = {
+        table.BPF_MAP_TYPE_HASH: table.HashTable,
+        table.BPF_MAP_TYPE_LRU_HASH: table.LruHash,
+        table.BPF_MAP_TYPE_ARRAY: table.Array,
+        table.BPF_MAP_TYPE_PERCPU_ARRAY: table.PerCpuArray,
+        table.BPF_MAP_TYPE_PROG_ARRAY: table.ProgArray,
+    }
+    owner = SimpleNamespace(module=None, Function=bcc.BPF.Function)
+    found = classes[described.type](owner, 0, descriptor, decode(described.key), decode(described.value))
+    found.max_entries = described.max_entries
+    return found
+
+
+def _checked(returned: int) -> int:
+    if returned < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return returned
 
 
 def _bpf(command: int, attr: bytes) -> int:
     """bpf(2), which gives a descriptor. Raises OSError."""
-    fd = int(_LIBC.syscall(_SYS_BPF, command, ctypes.create_string_buffer(attr, len(attr)), len(attr)))
-    if fd < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return fd
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[Any]:
-    """Keep what clang and libbpf write to standard error; yields a function that gives the last lines of it."""
-    with open(os.memfd_create("stderr"), "r+b") as kept:
-        saved = os.dup(2)
-        os.dup2(kept.fileno(), 2)
-        try:
-            yield lambda: _tail(kept.fileno())
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-
-
-def _tail(fd: int) -> str:
-    """The last lines of a file, short enough for a message."""
-    text = os.pread(fd, 1 << 20, max(os.fstat(fd).st_size - (1 << 20), 0)).decode(errors="replace")
-    return "; ".join(line.strip() for line in text.strip().splitlines()[-12:])[-600:]
+    return _checked(int(_LIBC.syscall(_SYS_BPF, command, ctypes.create_string_buffer(attr, len(attr)), len(attr))))

@@ -390,7 +390,7 @@ def test_a_skipped_completion_counts_only_if_a_begin_was_skipped_too(
 ) -> None:
     """Its write is in flight at the end, or its kiocb is another's, which is counted by itself."""
     with attach.attach(mechanism="tracepoint") as probes:
-        names = {program.fd: name for name, program in probes._programs.items()}
+        names = {program: name for name, program in probes._programs.items()}
         assert skipped.keys() <= set(names.values())
         monkeypatch.setattr(probes, "_misses", lambda fd: skipped.get(names[fd], 0))
         assert probes.dropped()["program skipped"] == counted

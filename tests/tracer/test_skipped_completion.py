@@ -28,10 +28,10 @@ def test_the_kiocb_is_used_again(place: Scratch) -> None:
         watched(probes, place) as (direct, _, _),
         Recorder(probes) as recorder,
     ):
-        probes._program.detach_raw_tracepoint(b"iomap_dio_complete")
+        probes._detach("iomap_dio_complete")
         assert aio.submit(direct, [(0, 4 * KIB, 1)]) == 1
         assert aio.results(1) == {1: 4 * KIB}
-        probes._program.attach_raw_tracepoint(b"iomap_dio_complete", b"on_iomap_dio_complete")
+        assert probes._raw("iomap_dio_complete") is None
         found = recorder.take()
         assert (found["request"].tolist(), found["seq_end"].tolist()) == ([1], [0])
         assert (recorder.unfinished, recorder.dropped) == (1, 0)

@@ -19,10 +19,11 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 
+from tracer import cache
 from tracer.errors import EofraceError, UnsupportedError
 from tracer.lab import children
 from tracer.report.escape import printable
-from tracer.vm import cache, debian
+from tracer.vm import debian
 from tracer.vm.image import Kernel, release_of
 
 VARIANTS = ("racy", "stock")

@@ -7,10 +7,10 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from tracer import cache
 from tracer.errors import UnsupportedError, UsageError
 from tracer.lab import children
 from tracer.report.escape import printable
-from tracer.vm import cache
 from tracer.vm.image import Kernel, release_of
 
 META_PACKAGE = "linux-image-amd64"

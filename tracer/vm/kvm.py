@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tracer import cache
 from tracer.errors import EofraceError, UnsupportedError
 from tracer.lab import children
 from tracer.report.escape import printable
-from tracer.vm import cache
 from tracer.vm.image import Kernel
 from tracer.vm.machine import MachineError, boot
 

@@ -15,10 +15,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tracer import cache
 from tracer.errors import EofraceError, UnsupportedError
 from tracer.lab import children
 from tracer.report.escape import printable
-from tracer.vm import apt, cache
+from tracer.vm import apt
 from tracer.vm.image import Kernel
 from tracer.vm.machine import Machine
 

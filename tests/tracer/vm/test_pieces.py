@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tracer import cache
 from tracer.errors import UsageError
-from tracer.vm import agent, build, cache, command, debian, machine, private
+from tracer.vm import agent, build, command, debian, machine, private
 from tracer.vm.image import Kernel, release_of
 
 

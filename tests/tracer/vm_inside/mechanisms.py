@@ -30,10 +30,11 @@ import blockstack  # noqa: E402 - this file is a script
 from blockstack.guest import make_plan, run  # noqa: E402
 from blockstack.journal import Journal  # noqa: E402
 from tracer import attach, btf, hooks, interrupts  # noqa: E402
+from tracer.compiler import build, import_bcc  # noqa: E402
 from tracer.errors import UnsupportedError  # noqa: E402
 from tracer.lab import scratch  # noqa: E402
 from tracer.lab.scratch import AnonymousFile  # noqa: E402
-from tracer.loader import build, import_bcc  # noqa: E402
+from tracer.loader import Program  # noqa: E402
 from tracer.operations import WRITES, Op, Operations  # noqa: E402
 from tracer.recorder import Recorder  # noqa: E402
 
@@ -98,18 +99,18 @@ class Witness:
         record = attach.RECORD_BYTES
         macros = hooks.macros(info, plan, hooks.WATCHED_FILES, ring_bytes=mmap.PAGESIZE, record_bytes=record)
         bcc = import_bcc()
-        self._program = build(bcc, (ROOT / "bpf/eofrace.h").read_text() + WITNESS, macros)
-        stack.callback(self._program.cleanup)
+        self._program = Program(bcc, build(bcc, (ROOT / "bpf/eofrace.h").read_text() + WITNESS, macros))
+        stack.callback(self._program.close)
         for name in wanted:
-            self._program.attach_raw_tracepoint(name.encode(), f"on_{name}".encode())
+            self._program.attach_to_tracepoint(self._program.load_for_tracepoint(f"on_{name}"), name)
 
     def count(self) -> int:
         """Events so far."""
-        return int(self._program[b"sequence"][ctypes.c_int(0)].value)
+        return int(self._program["sequence"][ctypes.c_int(0)].value)
 
     def seen(self, ino: int, since: int) -> tuple[Counter[tuple[int, int]], Counter[tuple[int, int]]]:
         """(offset, length) of the begins, (offset, bytes written) of the ends on an inode, behind that many events."""
-        rows = [self._program[b"witnessed"][ctypes.c_int(i)] for i in range(since + 1, self.count() + 1)]
+        rows = [self._program["witnessed"][ctypes.c_int(i)] for i in range(since + 1, self.count() + 1)]
         begins, ends = (
             Counter((int(row.offset), int(row.length)) for row in rows if row.ino == ino and row.ends == which)
             for which in (0, 1)

@@ -30,8 +30,8 @@ def place() -> Iterator[Scratch]:
 def flying(probes: attach.Probes) -> int:
     """Post-EOF fallocates that the table takes for in flight; one may begin while it is read."""
     for _ in range(100):
-        sets = list(probes._program[b"zero_sets"].values())
-        [count] = [int(leaf.value) for leaf in probes._program[b"zero_flying"].values()]
+        sets = list(probes._program["zero_sets"].values())
+        [count] = [int(leaf.value) for leaf in probes._program["zero_flying"].values()]
         if sum(int(one.begun) - int(one.ended) for one in sets) == count:
             return count
         time.sleep(0.01)
@@ -62,7 +62,7 @@ def test_of_a_system_call(place: Scratch, then: str) -> None:
             while not flying(probes) and time.monotonic() < deadline:
                 time.sleep(0.01)
             assert flying(probes) == 1
-            probes._program.detach_raw_tracepoint(b"sys_exit")
+            probes._detach("sys_exit")
         finally:
             fcntl.ioctl(file.fd, FITHAW, 0)
         while file.size == 0:

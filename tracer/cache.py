@@ -1,4 +1,4 @@
-"""Where kernels and findings are kept: $XDG_CACHE_HOME/eofrace, else ~/.cache/eofrace (root's too).
+"""Where kernels, compiled programs and findings are kept: $XDG_CACHE_HOME/eofrace, else ~/.cache/eofrace (root's too).
 
 All of it can be had again: deleting it costs time and nothing else. Every entry appears whole under its name, by
 rename(2), so that an interrupted build or download is no entry.
@@ -87,11 +87,15 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
     """Write one, whole or not at all."""
+    write(path, json.dumps(data, indent=1).encode() + b"\n")
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file (mode 0600), whole or not at all."""
     descriptor, name = tempfile.mkstemp(prefix="new-", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "w") as stream:
-            json.dump(data, stream, indent=1)
-            stream.write("\n")
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
         os.replace(name, path)
     except BaseException:
         with contextlib.suppress(OSError):
