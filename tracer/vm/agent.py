@@ -131,8 +131,7 @@ def _set_up(parameters: dict[str, str]) -> None:
     os.makedirs(SCRATCH)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     _mount("scratch", SCRATCH, "tmpfs", f"mode=0700,size={memory * 6 // 10}")
-    for directory in ("cache", "home"):
-        os.mkdir(f"{HOME}/{directory}")
+    os.mkdir(f"{HOME}/home")
     for name, target in (("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
         if not os.path.lexists(f"/dev/{name}"):
             os.symlink(f"/proc/self/{target}", f"/dev/{name}")

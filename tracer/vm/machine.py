@@ -4,8 +4,9 @@
         done = vm.run(["uname", "-r"], timeout=60)     # Finished(status, stdout, stderr)
 
 The host's root file system is the guest's, read-only; what a command writes goes to memory ($TMPDIR, $HOME), or to
-the shared directories. QEMU is a child that the kernel kills with us. Output travels over a virtio serial port of
-its own, byte for byte; the kernel's console is kept apart, for the report when the guest dies.
+the shared directories, one of which is the cache of all guests (a compiler takes a minute there). QEMU is a child that
+the kernel kills with us. Output travels over a virtio serial port of its own, byte for byte; the kernel's console is
+kept apart, for the report when the guest dies.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tracer import cache
 from tracer.errors import InconclusiveError, UnsupportedError
 from tracer.lab import children
 from tracer.report.escape import printable
@@ -70,10 +72,13 @@ def boot(
 ) -> Iterator["Machine"]:
     """A running VM, until the end of the block. `memory` as QEMU's -m takes it, `limit` of the boot in seconds.
 
-    Raises `UnsupportedError` where tools are missing or QEMU does not start, `MachineError` where the guest does
-    not come up.
+    Raises `UnsupportedError` where tools are missing, there is no place for the cache, or QEMU does not start,
+    `MachineError` where the guest does not come up.
     """
     command.check_tools()
+    kept = cache.root() / "in-vm"
+    kept.mkdir(mode=0o700, exist_ok=True)
+    shares = (*shares, Share(kept))
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(private.directory())
         ours, theirs = stack.enter_context(_socketpair())
@@ -288,7 +293,8 @@ def _environment() -> dict[str, str]:
     base["PATH"] = os.environ.get("PATH", _PATH) + ":" + _PATH
     base["HOME"] = f"{agent.HOME}/home"
     base["TMPDIR"] = agent.SCRATCH
-    base["XDG_CACHE_HOME"] = f"{agent.HOME}/cache"
+    # Shared by all machines, and with nobody else: what a guest has compiled is not for the host's kernel.
+    base["XDG_CACHE_HOME"] = os.fspath(cache.root() / "in-vm")
     base["PYTHONDONTWRITEBYTECODE"] = "1"
     return base
 
