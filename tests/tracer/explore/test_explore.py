@@ -13,9 +13,11 @@ from typing import Any
 import jsonschema
 import pytest
 
+from tracer.analysis import cluster
 from tracer.errors import Status, UsageError
 from tracer.explore.guest import parse
 from tracer.explore.replay import load, run_again, write_trace
+from tracer.explore.workers import executor
 from tracer.trace import read
 
 EOFRACE = [sys.executable, "-c", "from tracer.commands import main; main()"]
@@ -196,18 +198,53 @@ def test_flushed_data_survives_a_power_failure() -> None:
     assert cells["serialise"]["crash_losses"] == 0
 
 
-@pytest.mark.slow
+TASKS_AT_ONCE = "from tracer.explore import run; run.SMALL = 1; from tracer.commands import main; main()"
+"""Others are asked from the second schedule on, so that a small space is cut into tasks as a large one is."""
+
+
+def found(result: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """What must not depend on who has searched, nor on how often it was interrupted."""
+    names = ("strategy", "model", "schedules", "exhaustive", "outcomes", "rules", "disagreements", "verdict", "reason")
+    return [tuple(cell[name] for name in names) for cell in result["results"]]
+
+
 def test_an_interrupted_search_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
-    words = ["--strategy", "serialise", "--model", "xfs-fixed", "--writes", "3", "--checkpoint", str(tmp_path / "c")]
-    child = subprocess.Popen([*EOFRACE, "explore", "-q", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    words = ["explore", "--json", "-", "--strategy", "serialise", "--model", "zfs-11797", "--jobs", "1"]
+    command = [sys.executable, "-c", TASKS_AT_ONCE, *words, "--checkpoint", str(tmp_path / "c")]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while child.poll() is None and not (tmp_path / "c").exists():
-        time.sleep(0.05)
+        time.sleep(0.01)
     os.kill(child.pid, signal.SIGINT)
     child.communicate(timeout=60)
-    done = len((tmp_path / "c").read_text().splitlines())
-    status, result, _ = explore(*words)
-    assert done >= 1
-    cell = next(cell for cell in result["results"] if cell["strategy"] == "serialise")
-    assert cell["exhaustive"]
-    assert cell["verdict"] == "confirmed"
-    assert status in (Status.OK, Status.INCONCLUSIVE)
+    assert child.returncode == 128 + signal.SIGINT
+    done = (tmp_path / "c").read_text().splitlines()
+    again = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    tasks = (tmp_path / "c").read_text().splitlines()
+    assert 1 <= len(done) < len(tasks)
+    assert tasks[: len(done)] == done
+    assert len({json.loads(line)["task"] for line in tasks}) == len(tasks), "nothing was done twice"
+    status, whole, _ = explore(*words[3:])
+    assert again.returncode == status
+    assert found(json.loads(again.stdout)) == found(whole)
+    assert all(cell["exhaustive"] for cell in whole["results"])
+
+
+def test_dask_finds_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("distributed", reason="Dask is not installed: pip install 'eofrace[dask]'")
+    words = ["explore", "--json", "-", "--model", "zfs-11797", "--strategy", "serialise"]
+    with cluster.local(2) as workers:
+        address = workers._client.scheduler.address
+        command = [sys.executable, "-c", TASKS_AT_ONCE, *words, "--scheduler", address]
+        spread = subprocess.run(
+            [*command, "--checkpoint", str(tmp_path / "c")], capture_output=True, text=True, timeout=120, check=False
+        )
+    status, whole, _ = explore(*words[3:])
+    assert spread.returncode == status, spread.stderr
+    assert found(json.loads(spread.stdout)) == found(whole)
+    assert len((tmp_path / "c").read_text().splitlines()) > 64, "it was done in parts"
+
+
+def test_a_scheduler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "_CONNECTING", 0.5)
+    with pytest.raises(UsageError, match="no Dask scheduler answers"), executor(1, "tcp://127.0.0.1:1"):
+        pass
