@@ -3,6 +3,7 @@
 XFS' completions of direct writes once set the size one after the other from what each had read (b9d59846f737, v4.1).
 """
 
+import errno
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -89,8 +90,12 @@ def _truncating(ops: Columns) -> npt.NDArray[np.bool_]:
 
 
 def _extending(ops: Columns) -> npt.NDArray[np.bool_]:
-    """Which of ops (n,) may have set their file's size, and had better not made it shorter."""
-    return np.asarray((ops["op"] == Op.FALLOCATE) & ((ops["flags"] & FALLOC_FL_KEEP_SIZE) == 0) & ~_truncating(ops))
+    """Which of ops (n,) may have set their file's size, and had better not made it shorter.
+
+    None that the file system does not have (ZERO_RANGE on OpenZFS before 2.2): it refuses before it looks at the file.
+    """
+    sets_size = ((ops["flags"] & FALLOC_FL_KEEP_SIZE) == 0) & (ops["result"] != -errno.EOPNOTSUPP)
+    return np.asarray((ops["op"] == Op.FALLOCATE) & sets_size & ~_truncating(ops))
 
 
 @dataclass(slots=True)
