@@ -23,7 +23,8 @@ from tracer.errors import TraceError
 from tracer.operations import OPERATION, Op, Operations
 from tracer.output import atomic_output
 from tracer.report.escape import printable
-from tracer.stored import COLUMNS, ENDS, NAMES, NULLS, PART, Stored, stored, stored_file
+from tracer.stored import PART, Stored, stored, stored_file
+from tracer.trace_columns import COLUMNS, ENDS, NAMES, NULLS
 from tracer.trace_meta import SCHEMA, TraceMeta, encode
 
 __all__ = [

@@ -18,6 +18,7 @@ from tracer.commands.analyze import analyze
 from tracer.errors import EofraceError, Status, TraceError
 from tracer.operations import OPERATION, Op
 from tracer.trace import TraceMeta
+from tracer.trace_columns import LAST_NUMBER
 
 
 def refused(*args: str) -> str:
@@ -147,11 +148,11 @@ def test_a_group_says_how_far_it_reaches(tmp_path: Path) -> None:
     found = saved(tmp_path / "t", ops, Shape((0,), 0, 40, True))
     first, second = found.groups
     assert (first.first_begin, first.last_begin) == (ops["seq_begin"][:40].min(), ops["seq_begin"][:40].max())
-    assert first.last_end == stored.LAST_NUMBER  # one never ended
+    assert first.last_end == LAST_NUMBER  # one never ended
     assert second.last_end == ops["seq_end"][40:].max()
     assert first.kinds == ("aio_write", "fallocate")
     unknown = saved(tmp_path / "u", ops, Shape((0,), 0, 40, False)).groups[1]
-    assert (unknown.first_begin, unknown.last_begin, unknown.last_end) == (0, stored.LAST_NUMBER, stored.LAST_NUMBER)
+    assert (unknown.first_begin, unknown.last_begin, unknown.last_end) == (0, LAST_NUMBER, LAST_NUMBER)
     assert unknown.may_hold(Op.MARK_WAIT)
 
 

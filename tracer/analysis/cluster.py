@@ -10,6 +10,7 @@ import importlib
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from typing import Any
 
 from tracer import interrupts
@@ -47,6 +48,11 @@ class Cluster:
     def count(self) -> int:
         """Tasks that run at a time, by now."""
         return sum(worker["nthreads"] for worker in self._client.scheduler_info(n_workers=-1)["workers"].values())
+
+    def executor(self) -> Executor:
+        """Its workers for other things than the tasks of an analysis."""
+        executor: Executor = self._client.get_executor()
+        return executor
 
     def __call__(self, tasks: Sequence[Task]) -> Iterator[tuple[int, News | Done]]:
         """Yield what each task has found when it is done, in any order. Raises what a task raises."""

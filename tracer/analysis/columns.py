@@ -1,6 +1,6 @@
 """Operations by column: what rules read, without a copy of what they do not read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,12 @@ class Columns:
     def kept(self) -> "Columns":
         """A copy of just these, for whoever keeps a few of many."""
         return Columns({name: np.array(self[name]) for name in self._arrays})
+
+    def each(self) -> Iterator["Columns"]:
+        """A copy of each one by itself (`kept`)."""
+        columns = {name: self[name] for name in self._arrays}
+        for at in range(len(self)):
+            yield Columns({name: values[at : at + 1].copy() for name, values in columns.items()})
 
     @staticmethod
     def join(parts: Sequence["Columns"]) -> "Columns":

@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
+from tracer import interrupts
 from tracer.analysis import shares
 from tracer.analysis.shares import Done, News, Task
 from tracer.errors import EofraceError, InconclusiveError
@@ -72,7 +73,9 @@ def _worker() -> Iterator[tuple[SpawnProcess, Connection]]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, os.getpid()), daemon=True)
-    with signals_left_to_the_parent():
+    # Deferred, too: what is blocked in this thread comes by way of another (Arrow's), and a start that is cut in two
+    # leaves a child without its orders, which says so with a traceback.
+    with interrupts.deferred(), signals_left_to_the_parent():
         process.start()
     theirs.close()
     try:

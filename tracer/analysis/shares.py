@@ -13,7 +13,8 @@ from tracer.analysis.findings import Finding, Findings, Kind
 from tracer.analysis.rules import Rule, ScanRule
 from tracer.analysis.stream import Window
 from tracer.analysis.sweep import Found, Share, Sweep
-from tracer.stored import LAST_NUMBER, Stored
+from tracer.stored import Stored
+from tracer.trace_columns import LAST_NUMBER
 
 _WINDOWS = 4
 """For each worker: the last ones to end are not much behind the others."""

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.operations import OPERATION
-from tracer.stored import GROUP_SHIFT, LAST_NUMBER, Group, Stored
+from tracer.stored import GROUP_SHIFT, Group, Stored
+from tracer.trace_columns import LAST_NUMBER
 
 Arrays = dict[str, npt.NDArray[Any]]
 """Operations by column, (n,) each."""

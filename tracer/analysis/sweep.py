@@ -18,7 +18,8 @@ from tracer.analysis.rules import PairRule, Rule, Scan, ScanRule, moments
 from tracer.analysis.stream import BATCH, HELD, Arrays, Stretch, Window, carried, stretches
 from tracer.errors import TraceError
 from tracer.report.escape import printable
-from tracer.stored import NAMES, Stored
+from tracer.stored import Stored
+from tracer.trace_columns import NAMES
 
 _PAIRS = 1 << 17
 """Pairs that are judged in one go: what a rule reads of them stays in the processor's cache, almost."""

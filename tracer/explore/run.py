@@ -88,6 +88,7 @@ class Cell:
             "redundant": tally.redundant,
             "exhaustive": self.bound is None and self.found.complete,
             "outcomes": {outcome.value: self.found.outcomes[outcome.value] for outcome in Outcome},
+            "rules": dict(sorted(self.found.rules.items())),
             "disagreements": sum(self.found.disagreements.values()),
             "crash_points": self.crash_points,
             "crash_losses": len(self.crash_losses),
@@ -207,7 +208,8 @@ def _judged(cell: Cell) -> tuple[Verdict, str]:
     if counts[Outcome.DEADLOCK.value]:
         return Verdict.UNSAFE, f"requests wait for each other for ever in {counts[Outcome.DEADLOCK.value]} {of}"
     if counts[Outcome.EXPOSED.value]:
-        return Verdict.UNSAFE, f"the order is left to the kernel in {counts[Outcome.EXPOSED.value]} {of}"
+        rules = ", ".join(f"{rule} {count:,}" for rule, count in sorted(found.rules.items()))
+        return Verdict.UNSAFE, f"the order is left to the kernel in {counts[Outcome.EXPOSED.value]} {of} ({rules})"
     if cell.bound is not None:
         bound = cell.bound
         return Verdict.INCONCLUSIVE, (

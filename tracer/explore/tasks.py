@@ -34,6 +34,8 @@ class Found:
     worst: list[int] | None = None
     """Choices of the first schedule with the worst outcome, None where all were safe."""
     worst_rank: int = 0
+    rules: Counter[str] = field(default_factory=Counter)
+    """Schedules in which each rule found a pair, whatever they ended with."""
     disagreements: Counter[str] = field(default_factory=Counter)
     disagreeing: list[int] | None = None
     """Choices of the first schedule on which rules and oracle disagree."""
@@ -44,6 +46,7 @@ class Found:
         judge(schedules)
         for schedule in schedules:
             self.outcomes[schedule.outcome.value] += 1
+            self.rules.update(schedule.rules.keys())
             rank = schedule.outcome.rank
             if rank > self.worst_rank:
                 self.worst, self.worst_rank = schedule.choices, rank
@@ -58,6 +61,7 @@ class Found:
         self.tally.states += other.tally.states
         self.tally.redundant += other.tally.redundant
         self.outcomes += other.outcomes
+        self.rules += other.rules
         self.disagreements += other.disagreements
         self.disagreeing = self.disagreeing or other.disagreeing
         if other.worst_rank > self.worst_rank:
@@ -73,6 +77,7 @@ class Found:
             "outcomes": dict(self.outcomes),
             "worst": self.worst,
             "worst_rank": self.worst_rank,
+            "rules": dict(self.rules),
             "disagreements": dict(self.disagreements),
             "disagreeing": self.disagreeing,
         }
@@ -85,6 +90,7 @@ class Found:
             Counter(values["outcomes"]),
             values["worst"],
             values["worst_rank"],
+            Counter(values["rules"]),
             Counter(values["disagreements"]),
             values["disagreeing"],
         )

@@ -5,7 +5,6 @@ where it was. What is found does not depend on how many workers there are, nor o
 """
 
 import ctypes
-import importlib
 import json
 import multiprocessing
 import os
@@ -14,9 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from tracer.errors import UnsupportedError, UsageError
+from tracer.analysis import cluster
+from tracer.errors import UsageError
 from tracer.explore.space import Space
 from tracer.explore.tasks import Found, Task, run_task
 from tracer.report.escape import printable
@@ -33,10 +32,11 @@ def _begin_worker() -> None:
 
 @contextmanager
 def executor(jobs: int, scheduler: str | None) -> Iterator[Executor]:
-    """Workers on this host's cores, or on a Dask cluster. Raises UnsupportedError where that cannot be had."""
+    """Workers on this host's cores, or on a Dask cluster. Raises UnsupportedError without Dask, UsageError without
+    its scheduler."""
     if scheduler is not None:
-        with _dask(scheduler) as pool:
-            yield pool
+        with cluster.scheduler(scheduler) as workers:
+            yield workers.executor()
         return
     pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), _begin_worker)
     try:
@@ -45,20 +45,6 @@ def executor(jobs: int, scheduler: str | None) -> Iterator[Executor]:
         for process in list((pool._processes or {}).values()):  # a task may take minutes: nobody waits for it
             process.kill()
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _dask(scheduler: str) -> Iterator[Executor]:
-    try:
-        distributed: Any = importlib.import_module("distributed")
-    except ImportError as error:
-        raise UnsupportedError("--scheduler needs Dask: pip install 'eofrace[dask]'") from error
-    try:
-        client = distributed.Client(scheduler, timeout=10)
-    except (OSError, ValueError) as error:
-        raise UnsupportedError(f"no Dask scheduler at {printable(scheduler)}: {printable(str(error))}") from error
-    with client:
-        yield client.get_executor()
 
 
 class Checkpoint:

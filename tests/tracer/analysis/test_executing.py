@@ -168,7 +168,10 @@ def test_nothing_is_left_when_it_is_stopped(tmp_path: Path, words: list[str], nu
             process.send_signal(number)
         _, said = process.communicate(timeout=60)
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[signal.Signals(number)]
-    assert "Traceback" not in said
+    if number != signal.SIGKILL:
+        # After that nobody is left to keep a child quiet that finds its pipe closed before it has begun: it is in
+        # multiprocessing's spawn_main, ahead of any code of ours.
+        assert "Traceback" not in said
     deadline = time.monotonic() + 30
     while session(process.pid) and time.monotonic() < deadline:
         time.sleep(0.05)

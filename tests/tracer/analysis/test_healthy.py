@@ -30,20 +30,23 @@ PROGRAMS = {
         " qemu-img convert -n -W -t none -f qcow2 -O qcow2 {dir}/image {dir}/other || true;"
         " qemu-img convert -t none -f qcow2 -O raw {dir}/image {dir}/raw"
     ),
+    # SQLite follows links by their text, and that of a directory that is mounted nowhere is "/": it has to be the root.
     "a database": shlex.join(
         [
             sys.executable,
             "-c",
             """
-import sqlite3, threading
+import os, sqlite3, threading
+os.chroot("{dir}")
+os.chdir("/")
 def work(number):
-    base = sqlite3.connect("{dir}/base", timeout=60)
+    base = sqlite3.connect("/base", timeout=60)
     for row in range(100):
         base.execute("insert into t values (?, ?)", (number, "x" * 900))
         base.commit()
     base.execute("delete from t where a = ?", (number,))
     base.commit()
-base = sqlite3.connect("{dir}/base")
+base = sqlite3.connect("/base")
 base.execute("pragma journal_mode=wal")
 base.execute("create table t (a, b)")
 base.commit()
@@ -62,6 +65,7 @@ def traced(fs: str, script: str) -> Captured:
     with loop_scratch(fs, 1 << 30, default_directory()) as scratch:
         command = ("sh", "-c", script.replace("{dir}", str(scratch.path)))
         captured = capture(Options(command=command), lambda *_: None)
+        assert any(scratch.path.iterdir()), "the program has written somewhere else"
     assert captured.exit_status == 0
     assert captured.totals.operations > 100
     assert captured.analysis is not None

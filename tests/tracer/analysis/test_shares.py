@@ -16,7 +16,8 @@ from tracer.analysis.shares import Done, News, Task, tasks
 from tracer.analysis.stream import Window, carried, stretches
 from tracer.analysis.sweep import Share
 from tracer.operations import Op
-from tracer.stored import LAST_NUMBER, NAMES, Stored
+from tracer.stored import Stored
+from tracer.trace_columns import LAST_NUMBER, NAMES
 
 COUNT = 3000
 

@@ -1,5 +1,6 @@
 """The rule that remembers: against an oracle, wherever the trace is cut, and what explains a size that falls."""
 
+import errno
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,15 @@ from tracer.operations import OPERATION, WRITES, Op, Operations
 
 KINDS = [Op.AIO_WRITE] * 6 + [Op.BUFFERED_WRITE, Op.FALLOCATE, Op.FALLOCATE, Op.TRUNCATE, Op.MARK_FALLOCATE]
 
+RARE: dict[str, dict[str, Any]] = {
+    "flying": {},
+    "early": {},
+    "failed": {"result": -errno.EIO},
+    "refused": {"result": -errno.EOPNOTSUPP},
+    "short": {},
+    "other file": {"ino": 2},
+}
+
 
 @st.composite
 def histories(draw: st.DrawFn) -> Operations:
@@ -30,8 +40,8 @@ def histories(draw: st.DrawFn) -> Operations:
         op = draw(st.sampled_from(KINDS))
         more: dict[str, Any] = {"size_begin": draw(st.sampled_from([-1, -1, 0, 1, 1, 2, 3, 4]))}
         more["flags"] = draw(st.sampled_from([0, 0, 1, 8])) if op == Op.FALLOCATE else 0
-        rare = draw(st.sampled_from(["", "", "", "", "flying", "early", "failed", "short", "other file", "other file"]))
-        more |= {"early": {"t_begin": 500 * begin}, "failed": {"result": -5}, "other file": {"ino": 2}}.get(rare, {})
+        rare = draw(st.sampled_from(["", "", "", "", *RARE, "other file"]))
+        more |= {"t_begin": 500 * begin} if rare == "early" else RARE.get(rare, {})
         if rare == "short" and op in WRITES:
             more["result"] = 1
         ends = 0 if rare == "flying" else end
@@ -51,7 +61,8 @@ def oracle(ops: Operations) -> list[tuple[int, int]]:
     for row in rows:
         mode = row["flags"]
         row["shortens"] = row["op"] in (Op.TRUNCATE, Op.MARK_FALLOCATE) or (row["op"] == Op.FALLOCATE and mode & 8)
-        row["sets"] = row["op"] == Op.FALLOCATE and not mode & 1 and not row["shortens"]
+        refused = row["result"] == -errno.EOPNOTSUPP
+        row["sets"] = row["op"] == Op.FALLOCATE and not mode & 1 and not row["shortens"] and not refused
 
     def meets(one: dict[str, Any], low: int, high: int) -> bool:
         return bool(one["seq_begin"] <= high and one["close"] >= low)
@@ -256,3 +267,16 @@ def test_many_files_of_which_few_shrink() -> None:
 
 def test_nothing() -> None:
     assert found(np.zeros(0, OPERATION)) == []
+
+
+@pytest.mark.parametrize(("result", "pairs"), [(0, []), (-errno.EIO, []), (-errno.EOPNOTSUPP, [(2, 1)])])
+def test_what_the_file_system_refuses_explains_nothing(result: int, pairs: list[tuple[int, int]]) -> None:
+    """OpenZFS: the ZERO_RANGE that it does not have was in flight with a write that the punch after it cost."""
+    ops = as_operations(
+        (
+            operation(Op.FALLOCATE, 1, 3, 0, 64 * K, flags=16, result=result),
+            operation(Op.AIO_WRITE, 2, 4, 64 * K, 64 * K),
+            operation(Op.FALLOCATE, 5, 6, 0, 64 * K, size_begin=4 * K),
+        )
+    )
+    assert found(ops) == pairs

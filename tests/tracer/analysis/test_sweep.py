@@ -27,8 +27,9 @@ from tracer.analysis.stream import Window
 from tracer.analysis.sweep import Share, Sweep, buckets
 from tracer.errors import TraceError
 from tracer.operations import OPERATION, Op, Operations
-from tracer.stored import LAST_NUMBER, Stored
+from tracer.stored import Stored
 from tracer.trace import TraceMeta
+from tracer.trace_columns import LAST_NUMBER
 
 NOBODY = Emulated(np.empty(0, np.int64), effects(np.empty(0, OPERATION)))
 """No emulated fallocate."""

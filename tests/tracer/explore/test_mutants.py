@@ -88,10 +88,17 @@ class DoesNotSkip(Serialise):
 
 
 def test_the_skip_rule_has_no_deadlock_and_without_it_there_is_one() -> None:
+    """Beside that, one schedule in some hundred is exposed, with and without the rule, and under `none` as well: a
+    full-cluster write beyond the end is in flight while another zero-write moves the end behind it, and then a
+    sub-cluster write goes out into the gap (replays/serialise-posix-weakest-late-...). No zero-write is beyond the end
+    there, so that no strategy has anything to say: it rests on a kernel that zeroes no gap late.
+    """
     guest = parse("sub@0 sub@1 full@2", CLUSTER)
     for strategy, outcomes in ((DoesNotSkip(), {"safe", "deadlock"}), (STRATEGIES["serialise"], {"safe"})):
         runs = Runs(Space(strategy, MODELS["posix-weakest"], guest, late=True))
-        assert set(drain(runs, Pct(runs, RUNS, seed=1)).outcomes) == outcomes
+        random = drain(runs, Pct(runs, RUNS, seed=1))
+        assert set(random.outcomes) - {"exposed"} == outcomes
+        assert set(random.rules) <= {"eof-block-zeroing"}
     found = search(STRATEGIES["serialise"], "sub@0 sub@1", model="posix-weakest")
     assert found.complete
     assert set(found.outcomes) == {"safe"}

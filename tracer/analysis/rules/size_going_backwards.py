@@ -3,6 +3,7 @@
 XFS' completions of direct writes once set the size one after the other from what each had read (b9d59846f737, v4.1).
 """
 
+import errno
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -89,8 +90,12 @@ def _truncating(ops: Columns) -> npt.NDArray[np.bool_]:
 
 
 def _extending(ops: Columns) -> npt.NDArray[np.bool_]:
-    """Which of ops (n,) may have set their file's size, and had better not made it shorter."""
-    return np.asarray((ops["op"] == Op.FALLOCATE) & ((ops["flags"] & FALLOC_FL_KEEP_SIZE) == 0) & ~_truncating(ops))
+    """Which of ops (n,) may have set their file's size, and had better not made it shorter.
+
+    None that the file system does not have (ZERO_RANGE on OpenZFS before 2.2): it refuses before it looks at the file.
+    """
+    sets_size = ((ops["flags"] & FALLOC_FL_KEEP_SIZE) == 0) & (ops["result"] != -errno.EOPNOTSUPP)
+    return np.asarray((ops["op"] == Op.FALLOCATE) & sets_size & ~_truncating(ops))
 
 
 @dataclass(slots=True)
@@ -169,13 +174,16 @@ class _Batch:
         # All that `step` would find, and perhaps more: it never thinks that a file reaches further.
         short = (self._size > 0) & (self._size < reaches) & (truncating == 0)
         wrong = set(self._file[short].tolist()) | {i for i, file in enumerate(self._files) if file.found_short}
-        for number, (file, last) in enumerate(zip(self._files, (self._stops - 1).tolist(), strict=True)):
+        lasts = self._stops - 1
+        news = self._ops.take(proof[lasts[~older[lasts] & (proof[lasts] >= 0)]]).each()
+        for number, (file, last) in enumerate(zip(self._files, lasts.tolist(), strict=True)):
+            new = next(news) if not older[last] and proof[last] >= 0 else None
             if number in wrong:
                 continue
             file.truncating, file.extending = int(truncating[last]), int(extending[last])
             file.disturbed, file.reaches = int(disturbed[last]), int(reaches[last])
             if not older[last]:
-                file.proof = self._one(int(proof[last])) if proof[last] >= 0 else None
+                file.proof = new
         return sorted(wrong)
 
     def step(self, number: int) -> Iterator[tuple[Columns, Columns]]:
