@@ -1,12 +1,15 @@
 """The simulated file systems do what real ones do: the same operations give the same size and content.
 
-One operation after the other: what models are made for is what happens between them, and there the reality is
-`probe`, `verify --held` and the racy kernel in the VM.
+One operation after the other; and what happens between two of them in the one order that a held disk makes certain.
+tests/tracer/vm/test_racy.py has both on kernels of our own.
 """
 
 import errno
+import json
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,6 +105,19 @@ def test_same_as_a_real_xfs(tmp_path: Path, name: str) -> None:
     with loop_scratch("xfs", 320 * MIB, tmp_path) as scratch:
         for seed in range(40):
             check(MODELS[name], scratch.path / f"file-{seed}", seed)
+
+
+@pytest.mark.root
+def test_a_write_in_flight_and_a_fallocate_as_on_a_held_disk() -> None:
+    """The model of this kernel does what it does; its twin is the model of another one, which does not."""
+    script = Path(__file__).parents[1] / "tracer" / "vm_inside" / "models.py"
+    for name, same in (("xfs-fixed", True), ("xfs-pre-5.5", False)):
+        done = subprocess.run([sys.executable, str(script), name, "1"], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        modes = json.loads(done.stdout)
+        assert all(found["kernel"] == [True, 196608, 0] for found in modes.values()), "a kernel with 249bd9087a52"
+        assert all(found["kernel"] == found["model"] for found in modes.values()) is same, modes
+        assert all(modes[mode]["kernel"] == modes[mode]["model"] for mode in modes if mode.endswith("keep-size"))
 
 
 def test_a_model_that_is_wrong_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

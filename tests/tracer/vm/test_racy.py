@@ -1,8 +1,10 @@
 """The proof that the real bug is there on a real kernel, and that our patch and nothing else makes it."""
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,7 @@ from tracer.vm import build, kvm, machine
 pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.racy]
 
 TRIES = 20
+INSIDE = Path(__file__).parents[1] / "vm_inside"
 
 
 @pytest.fixture(scope="module", params=["racy", "stock"])
@@ -30,6 +33,16 @@ def test_probe_tells_the_kernels_apart_every_time(vm: machine.Machine) -> None:
         "keep-size": "safe",
     }
     assert done.status == (1 if bad == "racy" else 0), done.stderr
+
+
+def test_the_model_of_each_kernel_does_what_it_does(vm: machine.Machine) -> None:
+    """explore's, on random operations, and with a write held in flight while a fallocate comes."""
+    name = "xfs-pre-5.5" if vm.kernel.name == "racy" else "xfs-fixed"
+    done = vm.run([sys.executable, str(INSIDE / "models.py"), name, "10"], timeout=900)
+    assert done.status == 0, done.stderr.decode(errors="replace")[-2000:]
+    modes = json.loads(done.stdout)
+    assert all(found["kernel"] == found["model"] for found in modes.values()), modes
+    assert (modes["plain"]["kernel"][1] < 196608) is (vm.kernel.name == "racy")
 
 
 def test_the_real_kernel_loses_data_under_none(vm: machine.Machine) -> None:
