@@ -150,7 +150,7 @@ def test_iomap_gives_up(probes: attach.Probes) -> None:
 
 
 def test_what_fails(probes: attach.Probes, place: Scratch) -> None:
-    """EFBIG, EINVAL for what is not aligned, ENOSPC in the middle; EBADF ends io_submit itself: no operation."""
+    """EFBIG, in the middle of a write, too; EINVAL if not aligned; EBADF ends io_submit itself: no operation."""
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     with watched(probes, place) as (direct, buffered, path), Recorder(probes) as recorder, aio() as (one, iocbs):
@@ -183,6 +183,41 @@ def test_what_fails(probes: attach.Probes, place: Scratch) -> None:
     kind = "buffered_write" if place.fs != "xfs" and results[5] > 0 else "aio_write"
     assert told[5] == (kind, 8 * KIB + 1, 4 * KIB, results[5])
     assert told[6] == ("aio_write", 64 * KIB, 4 * KIB, -errno.EFBIG)
+
+
+def test_no_space(probes: attach.Probes, place: Scratch) -> None:
+    with watched(probes, place) as (direct, buffered, _), Recorder(probes) as recorder, aio() as (one, iocbs):
+        with full(place.path):
+            for number, fd in enumerate((direct, buffered, direct, buffered)):
+                iocbs.add(fd, number * MIB, 256 * KIB, number=number + 1)
+                assert iocbs.submit() == 1
+            results = one.results(4)
+        found = recorder.take()
+        assert recorder.dropped == 0, recorder.dropped_by
+    assert set(results.values()) & {-errno.ENOSPC}
+    written = [row for row in rows(found) if row[1] != "fallocate"]
+    assert [(request, offset, length, result) for request, _, offset, length, result in written] == [
+        (number + 1, number * MIB, 256 * KIB, results[number + 1]) for number in range(4)
+    ]
+
+
+@contextlib.contextmanager
+def full(directory: Path) -> Iterator[None]:
+    """Have no room on a file system until the block ends."""
+    filler = directory / "filler"
+    fd = os.open(filler, os.O_WRONLY | os.O_CREAT)
+    try:
+        at, step = 0, 1 << 30
+        while step >= 4 * KIB:
+            try:
+                os.posix_fallocate(fd, at, step)
+                at += step
+            except OSError:
+                step //= 2
+        yield
+    finally:
+        os.close(fd)
+        filler.unlink()
 
 
 def test_appending_and_vectors(probes: attach.Probes, place: Scratch) -> None:
