@@ -4,6 +4,7 @@ python tests/tracer/capture/load.py guest STRATEGY   blockstack's guest workload
 python tests/tracer/capture/load.py waits FILE       a line of input for each turn; a child that does the same first
 python tests/tracer/capture/load.py writes FILE N    N buffered writes of 4 KiB
 python tests/tracer/capture/load.py race FILE N      N rounds: a post-EOF fallocate, a direct write behind it
+python tests/tracer/capture/load.py aio FILE N       the same, with a write by io_submit(2) that is buffered
 python tests/tracer/capture/load.py crowd            threads that fallocate and write the same file on a scratch XFS
 python tests/tracer/capture/load.py frozen           two post-EOF fallocates in flight together, on two files
 """
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
@@ -69,20 +71,38 @@ def race(path: str, rounds: str) -> None:
     # Direct, so that the size is raised only when the write ends.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_DIRECT, 0o600)
     data = mmap.mmap(-1, 1 << 20)
+    meet(descriptor, int(rounds), lambda: os.pwrite(descriptor, data, 1 << 20))
+
+
+def aio(path: str, rounds: str) -> None:
+    from tests.tracer.test_recorder import Aio
+
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    queue = Aio()
+    offsets = itertools.count(1 << 20, 4096)  # one that nobody else has tells each write
+
+    def write() -> None:
+        queue.submit(descriptor, [(next(offsets), 1 << 20, 1)])
+        queue.results(1)
+
+    meet(descriptor, int(rounds), write)
+
+
+def meet(descriptor: int, rounds: int, write: Callable[[], object]) -> None:
     barrier = threading.Barrier(2)
 
     def fallocate() -> None:
-        for _ in range(int(rounds)):
+        for _ in range(rounds):
             barrier.wait()
             os.posix_fallocate(descriptor, 0, 65536)
             barrier.wait()
 
     thread = threading.Thread(target=fallocate)
     thread.start()
-    for _ in range(int(rounds)):
+    for _ in range(rounds):
         os.ftruncate(descriptor, 0)
         barrier.wait()
-        os.pwrite(descriptor, data, 1 << 20)
+        write()
         barrier.wait()
     thread.join()
 
@@ -140,6 +160,8 @@ if __name__ == "__main__":
             writes(path, count)
         case ["race", path, rounds]:
             race(path, rounds)
+        case ["aio", path, rounds]:
+            aio(path, rounds)
         case ["crowd"]:
             crowd()
         case ["frozen"]:

@@ -106,6 +106,24 @@ def test_the_same_pairs_as_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len(differ) <= len(of_trace) // 10
 
 
+def test_buffered_writes_by_io_submit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are told when io_submit is over, with what they have met until then."""
+    with loop_scratch("xfs", 512 << 20, default_directory()) as scratch:
+        of_watch, of_trace, result = by_both(tmp_path, monkeypatch, "aio", scratch.path / "f", 300)
+    assert {pair[1] for pair in of_trace} == {Op.BUFFERED_WRITE}
+    assert len(of_trace) > 20
+    # watch was there first, and finds the file shorter: it may take a fallocate for post-EOF that trace does not.
+    assert len(of_trace.keys() - of_watch.keys()) <= len(of_trace) // 10
+    ops = trace.read(tmp_path / "t.parquet").ops
+    fallocates = ops[ops["op"] == Op.FALLOCATE]
+    for _, _, offset, *_ in of_watch:
+        (write,) = ops[(ops["op"] == Op.BUFFERED_WRITE) & (ops["offset"] == offset)]
+        began, ended = fallocates["seq_begin"] < write["seq_end"], write["seq_begin"] < fallocates["seq_end"]
+        assert (began & ended).any(), f"the write at {offset} has met none"
+    assert not any(result.state.lost.values())
+    assert result.state.operations[Op.BUFFERED_WRITE] >= 300
+
+
 @pytest.mark.slow
 def test_what_is_missed_in_a_crowd_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some wait for the inode's lock while more fallocates come and go than the table has room for."""
