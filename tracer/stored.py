@@ -1,8 +1,8 @@
 """A trace on disk, read a row group at a time, by column: as much memory as a row group takes, however long it is.
 
 A trace is a Parquet file, or a directory of parts (`tracer.capture.parts`), of which each holds what ended while it was
-open: a long operation is in a late part, whose first row group begins early. The statistics of the row groups say how
-far back each one reaches; what they say is checked when the group is read.
+open: a long operation is in a late part, whose first row group begins early. The file's metadata say how far back each
+row group reaches (`trace_meta.GroupRange`); that is checked when the group is read.
 
 Nothing is trusted, as `tracer.trace` says: whatever is wrong ends as one TraceError that names the file.
 """
@@ -35,7 +35,7 @@ from tracer.trace_columns import (
     check_columns,
     check_operations,
 )
-from tracer.trace_meta import MAX_METADATA, TraceMeta, decode, short
+from tracer.trace_meta import MAX_METADATA, GroupRange, TraceMeta, decode, decode_groups, short
 
 PART = re.compile(r"part-(\d{6})\.parquet")
 """Names of the files of a trace that is a directory."""
@@ -258,36 +258,37 @@ def open_file(file: BinaryIO) -> OpenFile:
         raise TraceError("the file is empty")
     file.seek(0)
     parquet = pq.ParquetFile(file, page_checksum_verification=True)
-    meta = decode(parquet.metadata.metadata or {})
+    described = parquet.metadata.metadata or {}
+    meta = decode(described)
     check_columns(parquet.schema_arrow)
-    groups = tuple(_group(parquet.metadata.row_group(index), index) for index in range(parquet.num_row_groups))
-    claimed, held = parquet.metadata.num_rows, sum(group.rows for group in groups)
+    rows = [_rows(parquet.metadata.row_group(index)) for index in range(parquet.num_row_groups)]
+    ranges = decode_groups(described, rows)
+    groups = tuple(_group(index, count, None if ranges is None else ranges[index]) for index, count in enumerate(rows))
+    claimed, held = parquet.metadata.num_rows, sum(rows)
     if claimed != held:
         raise TraceError(f"claims {claimed} operations, has {held}")
     return OpenFile(parquet, meta, groups)
 
 
-def _group(claimed: Any, index: int) -> Group:
-    """A row group by its file's metadata."""
+def _rows(claimed: Any) -> int:
+    """Of a row group, by its file's metadata."""
     rows: int = claimed.num_rows
     if not 0 <= rows <= MAX_GROUP:
         raise TraceError(f"a row group of {rows} operations, more than {MAX_GROUP} are not read: write smaller ones")
     if claimed.total_byte_size > MAX_ROW * rows + MAX_METADATA:
         raise TraceError(f"a row group of {rows} operations unpacks to {claimed.total_byte_size} bytes")
-    found = {}
-    for at in range(claimed.num_columns):
-        column = claimed.column(at)
-        if column.path_in_schema in ("seq_begin", "seq_end", "op"):
-            found[column.path_in_schema] = column.statistics
-    begin, end, op = (found.get(name) for name in ("seq_begin", "seq_end", "op"))
+    return rows
+
+
+def _group(index: int, rows: int, known: GroupRange | None) -> Group:
     group = Group(0, 0, index, rows)
-    if begin is not None and begin.has_min_max:
-        group = dataclasses.replace(group, first_begin=int(begin.min), last_begin=int(begin.max))
-    if end is not None and end.has_min_max and end.has_null_count and end.null_count == 0:
-        group = dataclasses.replace(group, last_end=int(end.max))
-    if op is not None and op.has_min_max and isinstance(op.min, str) and isinstance(op.max, str):
-        group = dataclasses.replace(group, kinds=(op.min, op.max))
-    return group
+    if known is None:
+        return group
+    last_end = LAST_NUMBER if known.last_end is None else known.last_end
+    kinds = (known.first_kind, known.last_kind)
+    return dataclasses.replace(
+        group, first_begin=known.first_begin, last_begin=known.last_begin, last_end=last_end, kinds=kinds
+    )
 
 
 def read_group(parquet: Any, index: int, names: tuple[str, ...]) -> dict[str, Array]:
@@ -352,4 +353,4 @@ def _check_claims(group: Group, columns: Mapping[str, Array]) -> None:
     if end is not None and group.last_end != LAST_NUMBER:
         wrong |= bool(np.any((end == 0) | (end > group.last_end)))
     if wrong:
-        raise TraceError(f"its statistics of row group {group.index} are wrong: write the file again without them")
+        raise TraceError(f"eofrace.groups in its metadata is wrong about row group {group.index}: remove that key")

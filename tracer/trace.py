@@ -25,7 +25,7 @@ from tracer.output import atomic_output
 from tracer.report.escape import printable
 from tracer.stored import PART, Stored, stored, stored_file
 from tracer.trace_columns import COLUMNS, ENDS, NAMES, NULLS
-from tracer.trace_meta import SCHEMA, TraceMeta, encode
+from tracer.trace_meta import SCHEMA, GroupRange, TraceMeta, encode, encode_groups
 
 __all__ = [
     "COLUMNS",
@@ -120,9 +120,21 @@ def write_columns(target: str | Path | BinaryIO, columns: Columns, meta: TraceMe
             write_statistics=list(_RANGED),
         )
         stack.enter_context(writer)
+        ranges = []
         for low in range(0, len(order), ROW_GROUP):
             rows = order[low : low + ROW_GROUP]
-            writer.write_table(_table({name: values[rows] for name, values in columns.items()}, schema))
+            some = {name: values[rows] for name, values in columns.items()}
+            writer.write_table(_table(some, schema))
+            ranges.append(group_range(some))
+        writer.add_key_value_metadata(encode_groups(ranges))
+
+
+def group_range(columns: Columns) -> GroupRange:
+    """What the operations (n,) of a row group, n > 0, lie between."""
+    begin, end = columns["seq_begin"], columns["seq_end"]
+    kinds = sorted(Op(number).label for number in np.unique(columns["op"]).tolist())
+    last_end = int(end.max()) if end.all() else None
+    return GroupRange(len(begin), int(begin.min()), int(begin.max()), last_end, kinds[0], kinds[-1])
 
 
 def _table(columns: Columns, schema: Any) -> Any:

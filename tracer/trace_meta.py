@@ -4,8 +4,8 @@ One JSON value per field of `TraceMeta`, under `eofrace.<field>`; the version is
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field, fields
 from typing import Any
 
 from tracer.errors import TraceError
@@ -77,6 +77,56 @@ def decode(raw: Mapping[bytes, bytes]) -> TraceMeta:
         if not _META_CHECKS[name](value):
             raise TraceError(f"eofrace.{name} in its metadata makes no sense: {short(value)}")
     return TraceMeta(**{**values, "command": tuple(values["command"])})
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRange:
+    """What the rows of a row group lie between; the numbers are sequence numbers.
+
+    They are the trace's own metadata, not Parquet's statistics, because pyarrow (26.0.1) ends the process where
+    those of a damaged file cannot be had.
+    """
+
+    rows: int
+    first_begin: int
+    last_begin: int
+    last_end: int | None
+    """None: something in it never ended."""
+    first_kind: str
+    """Smallest `op`, as text, and the largest."""
+    last_kind: str
+
+
+_GROUPS = "eofrace.groups"
+
+
+def encode_groups(ranges: Sequence[GroupRange]) -> dict[str, str]:
+    """The same for the ranges of a file's row groups, in order."""
+    return {_GROUPS: json.dumps([astuple(one) for one in ranges])}
+
+
+def decode_groups(raw: Mapping[bytes, bytes], rows: Sequence[int]) -> list[GroupRange] | None:
+    """The ranges of row groups with that many rows each; None: not known, as in a file that other tools have made.
+
+    Raises TraceError where they make no sense.
+    """
+    text = raw.get(_GROUPS.encode())
+    if text is None:
+        return None
+    found = _json("groups", text)
+    if not isinstance(found, list) or not all(isinstance(one, list) and _is_range(*one) for one in found):
+        raise TraceError(f"{_GROUPS} in its metadata makes no sense: {short(found)}")
+    ranges = [GroupRange(*one) for one in found]
+    # Who has copied a trace, and left out rows, may have copied them, too.
+    return ranges if [one.rows for one in ranges] == list(rows) else None
+
+
+def _is_range(*values: object) -> bool:
+    if len(values) != len(fields(GroupRange)):
+        return False
+    *numbers, last_end, first_kind, last_kind = values
+    texts = isinstance(first_kind, str) and isinstance(last_kind, str)
+    return texts and all(map(_is_count, numbers)) and (last_end is None or _is_count(last_end))
 
 
 def _json(name: str, text: bytes) -> Any:

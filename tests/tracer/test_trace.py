@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tracer import trace
+from tracer import stored, trace
 from tracer.errors import TraceError, UsageError
 from tracer.operations import NONE_RESULT, NONE_SIZE, OPERATION, Op
 from tracer.trace import TraceMeta
@@ -191,6 +192,18 @@ def test_damage_is_seen_or_harmless(tmp_path: Path, data: st.DataObject) -> None
     with contextlib.suppress(TraceError):
         ops = trace.read(saved(tmp_path / "a", bytes(content))).ops
         assert ops.tolist() == example().tolist()
+
+
+def test_no_damage_of_the_footer_ends_the_process() -> None:
+    """pyarrow does that, not by an exception, for whoever asks it for the statistics of a column."""
+    content = written()
+    footer = int.from_bytes(content[-8:-4], "little")
+    chance = random.Random(1)
+    for at in range(len(content) - 8 - footer, len(content) - 8):
+        for value in (0, 255, chance.randrange(256)):
+            damaged = content[:at] + bytes([value]) + content[at + 1 :]
+            with contextlib.suppress(TraceError, pa.ArrowException, OSError, ValueError):
+                stored.open_file(io.BytesIO(damaged))
 
 
 def test_a_damaged_name_is_no_column_of_an_older_trace(tmp_path: Path) -> None:

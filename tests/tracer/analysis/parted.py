@@ -14,6 +14,7 @@ from tracer import trace
 from tracer.operations import NONE_RESULT, NONE_SIZE, OPERATION, WRITES, Op, Operations
 from tracer.stored import Stored, stored
 from tracer.trace import TraceMeta
+from tracer.trace_meta import encode_groups
 
 OPS = (Op.AIO_WRITE, Op.FALLOCATE, Op.TRUNCATE, Op.BUFFERED_WRITE)
 K = 1024
@@ -29,7 +30,7 @@ class Shape:
     """Seed of the order of rows in a part; 0: by `seq_begin`."""
     rows: int
     """Of a row group."""
-    statistics: bool
+    ranges: bool
 
 
 SHAPES = st.builds(
@@ -37,7 +38,7 @@ SHAPES = st.builds(
     parts=st.lists(st.integers(0, 3), min_size=1, max_size=12).map(tuple),
     order=st.integers(0, 3),
     rows=st.integers(1, 9),
-    statistics=st.booleans(),
+    ranges=st.booleans(),
 )
 
 
@@ -92,9 +93,15 @@ def _save(path: Path, ops: Operations, meta: TraceMeta, shape: Shape) -> None:
     sink = io.BytesIO()
     trace.write(sink, ops, meta)
     table = pq.read_table(io.BytesIO(sink.getvalue()))
+    ops = ops[np.argsort(ops["seq_begin"], kind="stable")]
     if shape.order:
-        table = table.take(np.random.default_rng(shape.order).permutation(len(ops)))
-    pq.write_table(table, path, row_group_size=shape.rows, write_statistics=shape.statistics)
+        order = np.random.default_rng(shape.order).permutation(len(ops))
+        table, ops = table.take(order), ops[order]
+    cut = [ops[low : low + shape.rows] for low in range(0, len(ops), shape.rows)]
+    ranges = [trace.group_range({name: some[name] for name in OPERATION.names or ()}) for some in cut]
+    described = {name: value for name, value in table.schema.metadata.items() if name != b"eofrace.groups"}
+    table = table.replace_schema_metadata(described | (encode_groups(ranges) if shape.ranges else {}))
+    pq.write_table(table, path, row_group_size=shape.rows)
 
 
 def many(count: int, *, fallocates: int = 50, files: int = 4, seed: int = 1) -> Operations:

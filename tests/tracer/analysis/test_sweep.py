@@ -194,7 +194,7 @@ def test_a_number_that_occurs_twice_is_seen(
             swept(trace, Meet(), cut(edges, 1), batch, 20)
 
 
-def test_statistics_that_are_wrong_are_seen(tmp_path: Path) -> None:
+def test_ranges_that_are_wrong_are_seen(tmp_path: Path) -> None:
     ops = many(100)
     trace = saved(tmp_path / "t", ops, Shape((0,), 0, 40, True))
     wrong: list[dict[str, Any]] = [
@@ -204,7 +204,7 @@ def test_statistics_that_are_wrong_are_seen(tmp_path: Path) -> None:
     ]
     for change in wrong:
         groups = (trace.groups[0], dataclasses.replace(trace.groups[1], **change), trace.groups[2])
-        with pytest.raises(TraceError, match=r"part-000001\.parquet: its statistics of row group 1 are wrong"):
+        with pytest.raises(TraceError, match=r"part-000001\.parquet: eofrace.groups .* wrong about row group 1"):
             swept(dataclasses.replace(trace, groups=groups), Meet(), cut([], 1), 10, 1000)
     assert len(swept(trace, Meet(), cut([], 1), 10, 1000)) == len(oracle(ops, Meet()))
 
