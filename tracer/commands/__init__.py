@@ -33,6 +33,7 @@ SUBCOMMANDS = {
     "explore": "Try every schedule of a small workload on simulated file systems.",
     "vm": "Run any command under another kernel, in a dedicated VM.",
     "analyze": "Judge recorded traces by the hazard rules.",
+    "explain": "Say what a verdict, a rule or an exit status means.",
 }
 """Name and one line of help, so that `eofrace --help` need not load them."""
 
@@ -47,6 +48,7 @@ Examples:
   eofrace trace -- fio job.fio           what does this do to its files?
   eofrace watch --comm qemu-system-x86   for weeks; hazards only
   eofrace analyze run.parquet            judge a trace again
+  eofrace explain inconclusive           what does that mean?
 
 \b
 Exit status: 0 all is well, 1 a hazard or loss where none may be,
