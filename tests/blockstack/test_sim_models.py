@@ -90,7 +90,8 @@ def check(model: FileSystem, path: Path, seed: int) -> None:
             call = simulated(model, inode, request)
             assert found == (call.data if request.kind is CallKind.READ else call.result), request
             assert os.fstat(file.fileno()).st_size == inode.size, request
-            assert os.pread(file.fileno(), 1 << 20, 0) == inode.get(0, 1 << 20), request
+            same = os.pread(file.fileno(), 1 << 20, 0) == inode.get(0, 1 << 20)
+            assert same, request  # by itself: with CI set, pytest looks for the differences of a MiB, for an hour
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "zfs-11797"])
