@@ -70,16 +70,22 @@ class Mapping:
         """Host offset and number of clusters that nobody uses any more, as the guest wanted (QEMU: s->discards)."""
 
     async def load(self) -> None:
-        """Read the L1 table. Raises ImageError where it points to impossible places."""
+        """Read the L1 table. Raises ImageError where it points to impossible places.
+
+        The largest one is 32 MiB: what is no longer needed goes before the next copy of it is made.
+        """
         header = self._header
-        length = header.l1_entries * 8
-        readable = max(0, min(length, self._file.length - header.l1_offset))
+        self._l1 = np.zeros(header.l1_entries, np.uint64)
+        readable = max(0, min(header.l1_entries * 8, self._file.length - header.l1_offset))
         data = await self._file.preadv(header.l1_offset, readable) if readable else b""
-        self._l1 = np.frombuffer(data.ljust(length, b"\0"), dtype=">u8").astype(np.uint64)
-        offsets = self._l1 & np.uint64(OFFSET_MASK)
-        if np.any(offsets % np.uint64(header.cluster_size)):
+        if len(data) % 8:
+            data = data.ljust(len(data) + -len(data) % 8, b"\0")
+        self._l1[: len(data) // 8] = np.frombuffer(data, dtype=">u8")
+        del data
+        used = self.table_offsets
+        if np.any(used & np.uint64(header.cluster_size - 1)):
             raise ImageError("the L1 table points to an unaligned L2 table")
-        used = np.sort(offsets[offsets != 0])  # np.unique would take 160 MiB for the largest table
+        used.sort()  # np.unique would take 160 MiB
         if np.any(used[1:] == used[:-1]):
             raise ImageError("two L1 entries point to the same L2 table")
 

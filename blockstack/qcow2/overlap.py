@@ -29,7 +29,8 @@ class MetadataMap:
 
     def load(self, l2_tables: npt.NDArray[np.uint64], refcount_blocks: npt.NDArray[np.uint64]) -> None:
         """Take over the offsets of all tables. Raises ImageError where any two pieces of metadata overlap."""
-        offsets = np.sort(np.concatenate((l2_tables, refcount_blocks)))
+        offsets = np.concatenate((l2_tables, refcount_blocks))
+        offsets.sort()  # np.sort would make one copy more, of up to 40 MiB
         # In order of their places: 65,536 snapshots have an area each.
         areas = sorted(self._areas(), key=lambda area: area[1:])
         for (below, _, below_end), (what, start, _) in pairwise(areas):
@@ -42,7 +43,8 @@ class MetadataMap:
         twice = np.flatnonzero(offsets[1:] == offsets[:-1])
         if len(twice):
             raise ImageError(f"two tables share the cluster at {offsets[twice[0]]}")
-        self._loaded = array("Q", offsets.tobytes())
+        self._loaded = array("Q")
+        self._loaded.frombytes(offsets.data.cast("B"))
         self._fixed.sort(key=lambda area: area[1])
         self._fixed_starts = [start for _, start, _ in self._fixed]
 
