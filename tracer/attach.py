@@ -181,12 +181,8 @@ class Probes:
         leaf.cpu, leaf.kind = NONE_CPU, Op.AIO_WRITE
         key = table.Key(pid << 32 | tid)
         # Not if the thread has come back meanwhile, and was seen to enter another one.
-        if (
-            self._bcc.lib.bpf_update_elem(
-                self._program.fd("submissions"), ctypes.byref(key), ctypes.byref(leaf), _NOT_THERE
-            )
-            == 0
-        ):
+        fd = self._program.fd("submissions")
+        if self._bcc.lib.bpf_update_elem(fd, ctypes.byref(key), ctypes.byref(leaf), _NOT_THERE) == 0:
             self._reserved += count
 
     def expect_context(self, context: int, pid: int) -> None:

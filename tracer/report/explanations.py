@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tracer.analysis.rules import Commit, Outcome, Rule, prose
+from tracer.analysis.rules import Outcome, Rule, prose
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +145,9 @@ def of_rule(rule: Rule) -> Topic:
             f"Lost: {rule.lost or never}",
             f"Kernel-serialised: {rule.serialised or never}",
             f"In watch: {rule.watched or 'not decided in the kernel.'}",
-            "It is real: " + "; ".join(_commit(commit) for commit in rule.commits) + ".",
+            "It is real: " + "; ".join(map(str, rule.commits)) + ".",
         ),
     )
-
-
-def _commit(commit: Commit) -> str:
-    return f"{commit.project} {commit.id} ({commit.release}): {commit.title}"
 
 
 def topics(rules: Iterable[Rule]) -> tuple[Topic, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tracer.analysis.examples import ExampleTrace
-from tracer.analysis.rules import Commit, Outcome, Rule, own_rules
+from tracer.analysis.rules import Outcome, Rule, own_rules
 from tracer.operations import FALLOCATES, NONE_SIZE, Op, Operations
 from tracer.report.units import size
 
@@ -35,15 +35,11 @@ def section(rule: Rule) -> str:
         f"**Lost:** {rule.lost or never}",
         f"**Kernel-serialised:** {rule.serialised or never}",
         f"**In `watch`:** {rule.watched or 'not decided in the kernel.'}",
-        "**It is real:**\n\n" + "\n".join(f"- {_commit(commit)}" for commit in rule.commits),
+        "**It is real:**\n\n" + "\n".join(f"- {commit}" for commit in rule.commits),
         _example("The least that it finds", rule.example, rule),
         _example("Almost", rule.almost, rule),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _commit(commit: Commit) -> str:
-    return f"{commit.project} {commit.id} ({commit.release}): {commit.title}"
 
 
 def _example(heading: str, example: ExampleTrace, rule: Rule) -> str:

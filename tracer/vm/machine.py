@@ -76,9 +76,7 @@ def boot(
     `MachineError` where the guest does not come up.
     """
     command.check_tools()
-    kept = cache.root() / "in-vm"
-    kept.mkdir(mode=0o700, exist_ok=True)
-    shares = (*shares, Share(kept))
+    shares = (*shares, Share(_guests_cache()))
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(private.directory())
         ours, theirs = stack.enter_context(_socketpair())
@@ -288,13 +286,19 @@ def is_hidden(path: str) -> bool:
     return any(path == top or path.startswith(f"{top}/") for top in _HIDDEN)
 
 
+def _guests_cache() -> Path:
+    """Shared by all machines, and with nobody else: what a guest has compiled is not for the host's kernel."""
+    directory = cache.root() / "in-vm"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    return directory
+
+
 def _environment() -> dict[str, str]:
     base = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     base["PATH"] = os.environ.get("PATH", _PATH) + ":" + _PATH
     base["HOME"] = f"{agent.HOME}/home"
     base["TMPDIR"] = agent.SCRATCH
-    # Shared by all machines, and with nobody else: what a guest has compiled is not for the host's kernel.
-    base["XDG_CACHE_HOME"] = os.fspath(cache.root() / "in-vm")
+    base["XDG_CACHE_HOME"] = os.fspath(_guests_cache())
     base["PYTHONDONTWRITEBYTECODE"] = "1"
     return base
 

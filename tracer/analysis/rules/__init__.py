@@ -79,6 +79,9 @@ class Commit:
     title: str
     """One line."""
 
+    def __str__(self) -> str:
+        return f"{self.project} {self.id} ({self.release}): {self.title}"
+
 
 class Rule(Protocol):
     """One hazard: what both kinds of rules say of themselves, and what can be asked of them about a trace in memory.
