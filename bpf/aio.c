@@ -53,9 +53,6 @@
 #define AIO_MET			4
 #define AIO_FETCHED		5
 
-#define NOTES_FIRST		1	/* in submission.notes: nothing is known of that thread yet */
-#define NOTES_ALWAYS		2	/* it has made writes that did not come to iomap */
-
 struct aio_ring {		/* fs/aio.c */
 	u32 id;
 	u32 nr;			/* completions that it has room for */
@@ -559,6 +556,8 @@ int on_io_submit_end(struct bpf_raw_tracepoint_args *ctx)
 		count_drops(DROP_BYPASS, s->direct - s->came);
 	if (s->noted || s->late)
 		s->notes = NOTES_ALWAYS;
+	else if (s->notes == NOTES_FIRST)
+		s->notes = 0;
 	s->kind = 0;
 	return 0;
 met:

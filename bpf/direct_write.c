@@ -436,7 +436,7 @@ static inline struct submission *submit_enter(u64 n, u64 iocbs, u8 kind)
 		return 0;
 	s = submissions.lookup(&id);
 	if (!s) {
-		empty.notes = 1;
+		empty.notes = NOTES_FIRST;
 		submissions.update(&id, &empty);
 		s = submissions.lookup(&id);
 		if (!s) {

@@ -78,6 +78,9 @@ struct call {
 	u8 sizing;		/* 1: XFS has begun to set the size for it */
 };
 
+#define NOTES_FIRST		1	/* in submission.notes: nothing is known of that thread yet */
+#define NOTES_ALWAYS		2	/* it has made writes that did not come to iomap */
+
 /* io_submit(2) or io_uring_enter(2) that a thread is in, on any files. */
 struct submission {
 	u64 seq_next;		/* next number of the block that was reserved when it began */

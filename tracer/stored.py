@@ -8,6 +8,7 @@ Nothing is trusted, as `tracer.trace` says: whatever is wrong ends as one TraceE
 """
 
 import dataclasses
+import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -143,14 +144,16 @@ def stored(path: str | Path) -> Stored:
     something cannot be opened, TraceError where it is no trace: all bad parts of a directory are counted.
     """
     path = Path(path)
-    files = parts(path) if path.is_dir() else (path,)
+    with naming_unopened(path):
+        is_directory = path.is_dir()
+    files = parts(path) if is_directory else (path,)
     groups: list[Group] = []
     metas: list[TraceMeta] = []
     bad: list[UsageError] = []
     for number, file in enumerate(files):
         try:
             one = _open(file)
-            if path.is_dir():
+            if is_directory:
                 _check_part(file, one.meta)
         except UsageError as error:
             bad.append(error)
@@ -163,7 +166,7 @@ def stored(path: str | Path) -> Stored:
     if bad:
         more = f" ({len(bad)} of {len(files)} parts cannot be used)" if len(files) > 1 else ""
         raise type(bad[0])(f"{bad[0]}{more}")
-    return Stored(path, files, whole(metas) if path.is_dir() else metas[0], tuple(groups))
+    return Stored(path, files, whole(metas) if is_directory else metas[0], tuple(groups))
 
 
 def stored_file(file: BinaryIO) -> Stored:
@@ -219,12 +222,44 @@ class OpenFile:
 
 def _open(path: Path) -> OpenFile:
     with naming_unopened(path):
-        # A FIFO would wait for its writer for ever, and a device would never end.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise UsageError(f"{printable(str(path))}: not a regular file")
-        file = path.open("rb")
+        file = open_regular(path)
     with _naming(path):
         return open_file(file)
+
+
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file to be read. Raises OSError, and UsageError for what is no regular file: it is named as what it is.
+
+    A FIFO would wait for its writer for ever, and a device would never end.
+    """
+    _check_regular(path, path.stat().st_mode)
+    # Looked at again when it is open, and opened without waiting: somebody may have put another one there meanwhile.
+    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - the caller closes it
+    try:
+        _check_regular(path, os.fstat(file.fileno()).st_mode)
+    except UsageError:
+        file.close()
+        raise
+    return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _check_regular(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise UsageError(f"{printable(str(path))}: {kind}, not a regular file")
 
 
 @contextmanager

@@ -98,7 +98,7 @@ def write(target: str | Path | BinaryIO, ops: Operations, meta: TraceMeta) -> No
     write_columns(target, {name: ops[name] for name, _ in COLUMNS}, meta)
 
 
-def write_columns(target: str | Path | BinaryIO, columns: Columns, meta: TraceMeta) -> None:
+def write_columns(target: str | Path | BinaryIO, columns: Columns, meta: TraceMeta, *, durable: bool = True) -> None:
     """The same, of operations that are kept in columns: half of the time that rows take."""
     schema = pa.schema(
         [pa.field(name, kind, nullable=name in NULLS) for name, kind in COLUMNS],
@@ -107,7 +107,7 @@ def write_columns(target: str | Path | BinaryIO, columns: Columns, meta: TraceMe
     order = np.argsort(columns["seq_begin"], kind="stable")
     with contextlib.ExitStack() as stack:
         # Never a name for Arrow: it would take "s3://..." for a URI.
-        sink = stack.enter_context(atomic_output(target)) if isinstance(target, str | Path) else target
+        sink = stack.enter_context(atomic_output(target, durable=durable)) if isinstance(target, str | Path) else target
         # Checksums: a flipped bit must read as damage, not as another operation.
         writer = pq.ParquetWriter(
             sink,

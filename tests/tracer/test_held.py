@@ -4,8 +4,10 @@ import contextlib
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -13,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.tracer.left_behind import loop_files, what_stays
 from tracer.errors import UnsupportedError, UsageError
-from tracer.lab import waiting
+from tracer.lab import children, held, waiting
 from tracer.lab.held import HeldDisk, HeldDiskError, held_scratch
 from tracer.lab.scratch import default_directory
 from tracer.probe.workers import AioWrite, opened_direct
@@ -28,8 +31,8 @@ LIMIT = 30.0
 
 @pytest.fixture
 def disk() -> Iterator[HeldDisk]:
-    with held_scratch("xfs", SIZE, default_directory()) as held:
-        yield held
+    with held_scratch("xfs", SIZE, default_directory()) as made:
+        yield made
 
 
 def payload(marker: bytes, length: int = 65536) -> bytes:
@@ -188,21 +191,51 @@ with held_scratch("xfs", 320 << 20, default_directory()) as disk:
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_killed_holder_leaves_nothing(number: signal.Signals) -> None:
-    before = loop_devices()
+DEAF = "from tracer.lab import children; children._setpriv = lambda: ()"
+"""As if it had died before its helpers asked for a signal."""
+
+
+@pytest.mark.parametrize(
+    ("before", "number"),
+    [("", signal.SIGKILL), ("", signal.SIGTERM), ("", signal.SIGINT), (DEAF, signal.SIGKILL)],
+    ids=["SIGKILL", "SIGTERM", "SIGINT", "SIGKILL-unheard"],
+)
+def test_a_killed_holder_leaves_nothing(before: str, number: signal.Signals, tmp_path: Path) -> None:
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", before + HOLDER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     assert holder.stdin is not None
     assert holder.stdout is not None
     daemon = int(holder.stdout.readline())
+    served = loop_files() & {os.readlink(entry) for entry in Path(f"/proc/{holder.pid}/fd").iterdir()}
+    assert served, "the disk's file is no loop device's"
     os.kill(holder.pid, number)
     holder.wait(LIMIT)  # SIGKILL: it waits for its own write, which the plugin fails when it sees that
     holder.stdin.close()
     holder.stdout.close()
     until(lambda: not Path(f"/proc/{daemon}").exists())
-    until(lambda: loop_devices() <= before)
+    until(lambda: not served & loop_files())
+    assert what_stays(tmp_path) == []
+
+
+def test_a_server_that_starts_behind_its_holders_end_ends() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with tempfile.TemporaryFile() as image, theirs:
+        numbers = [f"image={image.fileno()}", f"control={theirs.fileno()}", f"holder={os.getpid()}"]
+        server = subprocess.Popen(
+            [children.find("nbdkit"), "--foreground", "--unix", "-", "python", str(held._PLUGIN), *numbers],
+            pass_fds=(image.fileno(), theirs.fileno()),
+        )
+        try:
+            ours.close()
+            assert server.wait(LIMIT) == 0
+        finally:
+            server.kill()
+            server.wait()
 
 
 def test_waiting_tells_where_a_thread_sleeps() -> None:
@@ -231,8 +264,6 @@ def test_what_cannot_be_made_is_said(fs: str, size: int, error: type[Exception])
 
 
 def test_a_missing_nbdkit_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from tracer.lab import children
-
     for command in ("mkfs.xfs", "setpriv"):
         (tmp_path / command).symlink_to(children.find(command))
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -242,10 +273,6 @@ def test_a_missing_nbdkit_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         held_scratch("xfs", SIZE, default_directory()),
     ):
         pass
-
-
-def loop_devices() -> set[str]:
-    return {path.parent.parent.name for path in Path("/sys/block").glob("loop*/loop/backing_file")}
 
 
 def until(condition: object) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tracer.left_behind import loop_files
 from tracer.errors import EofraceError, UnsupportedError, UsageError
 from tracer.lab import children, loop, namespace, scratch
 from tracer.lab.scratch import MIB, Scratch, directory_scratch, loop_scratch
@@ -22,17 +23,6 @@ SIZE = 320 * MIB
 def in_child(code: str) -> subprocess.CompletedProcess[str]:
     """Run `code` in an interpreter of its own: a mount namespace cannot be left again."""
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-
-
-def loop_files() -> set[str]:
-    """Backing files of all loop devices now."""
-    found = set()
-    for entry in Path("/sys/block").glob("loop*/loop/backing_file"):
-        try:
-            found.add(entry.read_text().strip())
-        except OSError:
-            continue
-    return found
 
 
 def gone(name: str, seconds: float = 5.0) -> bool:

@@ -25,6 +25,7 @@ from tracer.operations import (
     NONE_SIZE,
     Op,
     Operations,
+    among,
 )
 from tracer.stored import GROUP_SHIFT, Stored
 
@@ -69,7 +70,7 @@ def effects(ops: Operations) -> Effects:
     )
     linked = ops["request"] != 0
     marks = np.flatnonzero(linked & (ops["op"] == Op.MARK_FALLOCATE))
-    calls = np.flatnonzero(linked & np.isin(ops["op"], (Op.FALLOCATE, Op.TRUNCATE)))
+    calls = np.flatnonzero(linked & among(ops["op"], (Op.FALLOCATE, Op.TRUNCATE)))
     if not len(marks) or not len(calls):
         return result
     rows = np.concatenate([marks, calls])
@@ -141,7 +142,7 @@ def emulated(trace: Stored) -> Emulated:
     found = [np.empty(0, np.int64)]
     for group in groups:
         ops = trace.read(group, ("op", "request"))
-        found.append((group.number << GROUP_SHIFT) + np.flatnonzero(np.isin(ops["op"], kinds) & (ops["request"] != 0)))
+        found.append((group.number << GROUP_SHIFT) + np.flatnonzero(among(ops["op"], kinds) & (ops["request"] != 0)))
     rows = np.concatenate(found)
     return Emulated(rows, effects(trace.rows(rows.tolist())))
 
@@ -165,14 +166,17 @@ def _cut_to(ops: Mapping[str, npt.NDArray[Any]] | Operations) -> I64:
     The kernel was seen to set a size (bpf/applied.c) and, just before that, a larger one: a later write may raise the
     size again before the operation ends, but what was between the two is gone.
     """
-    op, flags = ops["op"], ops["flags"]
+    at = np.flatnonzero(among(ops["op"], (Op.FALLOCATE, Op.TRUNCATE)))
+    op, flags, offset, length = (ops[name][at] for name in ("op", "flags", "offset", "length"))
     # What these two set depends on the size they find; to collapse a file is to make it shorter.
     moves = FALLOC_FL_KEEP_SIZE | FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE
     sets_its_end = (op == Op.FALLOCATE) & ((flags & moves) == 0)
-    size = np.where(op == Op.TRUNCATE, ops["offset"], range_ends(ops["offset"], ops["length"]))
-    done = (ops["result"] == 0) & (ops["seq_end"] != 0) & (ops["t_applied"] != 0)
-    cuts = ((op == Op.TRUNCATE) | sets_its_end) & done & (ops["size_applied"] > size)
-    return np.where(cuts, size, MAX_BYTE)
+    size = np.where(op == Op.TRUNCATE, offset, range_ends(offset, length))
+    done = (ops["result"][at] == 0) & (ops["seq_end"][at] != 0) & (ops["t_applied"][at] != 0)
+    cuts = ((op == Op.TRUNCATE) | sets_its_end) & done & (ops["size_applied"][at] > size)
+    sizes = np.full(len(ops["op"]), MAX_BYTE, np.int64)
+    sizes[at[cuts]] = size[cuts]
+    return sizes
 
 
 def _fold_truncates(ops: Operations, mark: I64, call: I64, result: Effects) -> None:

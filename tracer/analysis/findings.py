@@ -15,7 +15,7 @@ import numpy.typing as npt
 from tracer.analysis.columns import Columns
 from tracer.analysis.overlaps import I64, files, numbered
 from tracer.analysis.rules import Outcome
-from tracer.operations import FALLOCATES, OPERATION, Op
+from tracer.operations import FALLOCATES, OPERATION, Op, among
 
 NO_GAP = -(2**63)
 """`Example.gap_ns` of a pair of which one never ended: it may have overlapped for ever."""
@@ -133,8 +133,10 @@ class Findings:
         gaps = _gaps(first, second)
         # First, worst, last.
         keys = begins, (~outcome, gaps, *begins), (~begins[0], ~begins[1])
-        found = [_least(order, starts, some) for some in keys]
-        examples = [_examples(first.take(at), second.take(at), outcome[at], gaps[at]) for at in found]
+        # In one go: of each column that is read, a selection has its price, however few it selects.
+        at = np.concatenate([_least(order, starts, some) for some in keys])
+        kept = _examples(first.take(at), second.take(at), outcome[at], gaps[at])
+        examples = [kept[number :: len(at_first)] for number in range(len(at_first))]
         pairs = np.bincount(group)
         serialised = np.bincount(group[outcome == Outcome.KERNEL_SERIALISED], minlength=len(pairs))
         lost = np.bincount(group[outcome == Outcome.LOST], minlength=len(pairs))
@@ -144,7 +146,7 @@ class Findings:
             paths = (names[ids[at]] for ids, names in sides)
             kind = Kind(int(first["dev"][at]), int(first["ino"][at]), *paths)
             counts = Counts(int(pairs[number]), int(serialised[number]), int(lost[number]))
-            new += self._count(kind, Finding(counts, *(some[number] for some in examples)))
+            new += self._count(kind, Finding(counts, *examples[number]))
         return new
 
     def merge(self, other: "Findings") -> list[Kind]:
@@ -161,7 +163,7 @@ class Findings:
 def _paths(ops: Columns) -> tuple[Numbers, list[CodePath]]:
     """Which of some code paths each of operations (n,) is on."""
     halves = np.ascontiguousarray(ops["comm"]).view(np.uint64).reshape(-1, 2)
-    modes = np.where(np.isin(ops["op"], FALLOCATES), ops["flags"], 0)
+    modes = np.where(among(ops["op"], FALLOCATES), ops["flags"], 0)
     what = numbered(ops["op"].astype(np.int64) << 32 | modes)
     exact, at_first = _groups(what, numbered(halves[:, 0]), numbered(halves[:, 1]))
     paths = [

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tracer.analysis.emulation import Effects, effects
 from tracer.analysis.overlaps import I64, MAX_BYTE, range_ends
-from tracer.operations import FALLOC_FL_KEEP_SIZE, NONE_SIZE, WRITES, Op, Operations
+from tracer.operations import FALLOC_FL_KEEP_SIZE, NONE_SIZE, WRITES, Op, Operations, among
 
 
 class RangeSet:
@@ -59,7 +59,7 @@ def lost_ranges(ops: Operations, dev: int, ino: int) -> I64:
     """
     mine = ops[(ops["dev"] == dev) & (ops["ino"] == ino)]
     what = effects(mine)
-    writes = np.isin(mine["op"], WRITES) & (mine["result"] > 0) & (mine["seq_end"] != 0)
+    writes = among(mine["op"], WRITES) & (mine["result"] > 0) & (mine["seq_end"] != 0)
     cuts = _size_changes(mine, what)
     ends = range_ends(mine["offset"], mine["result"])
     applied = np.where(what.t_applied != 0, what.t_applied, mine["t_end"])

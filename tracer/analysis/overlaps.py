@@ -196,9 +196,10 @@ def _begun_by(begins: U64, ends: U64) -> I64:
 
 def files(ops: Columns) -> npt.NDArray[np.integer[Any]]:
     """Number the files of operations (n,) from 0, in any order."""
-    inodes, devices = numbered(ops["ino"]), numbered(ops["dev"])
-    if not devices.any():
+    inodes, devices = numbered(ops["ino"]), ops["dev"]
+    if np.all(devices == devices[:1]):
         return inodes
+    devices = numbered(devices)
     return numbered(devices.astype(np.int64) * (int(inodes.max(initial=0)) + 1) + inodes)
 
 

@@ -20,8 +20,8 @@ from tracer import interrupts
 from tracer.analysis import shares
 from tracer.analysis.shares import Done, News, Task
 from tracer.errors import EofraceError, InconclusiveError
+from tracer.parent import die_with
 
-_PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 _KEPT = 1 << 30
 _LEFT_TO_THE_PARENT = (signal.SIGINT, signal.SIGHUP)
@@ -105,14 +105,12 @@ def _heard(connection: Connection, process: SpawnProcess) -> tuple[int, News | D
 
 def _work(connection: Connection, parent: int) -> None:
     """Do tasks until there are no more."""
+    die_with(parent)
     library = ctypes.CDLL(None)
-    library.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     # Memory that is used again and again is not given back meanwhile: a sixth of the time was page faults.
     with contextlib.suppress(AttributeError):  # another libc
         library.mallopt(_M_MMAP_THRESHOLD, _KEPT)
         library.mallopt(_M_TRIM_THRESHOLD, _KEPT)
-    if os.getppid() != parent:  # it died before that was asked for
-        return
     with contextlib.suppress(EOFError, BrokenPipeError):
         while (job := connection.recv()) is not None:
             number, task = job

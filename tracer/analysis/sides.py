@@ -5,19 +5,19 @@ import numpy.typing as npt
 
 from tracer.analysis.columns import Columns
 from tracer.analysis.overlaps import I64, range_ends
-from tracer.operations import DIRECT_WRITES, WRITES, Operations
+from tracer.operations import DIRECT_WRITES, WRITES, Operations, among
 
 Mask = npt.NDArray[np.bool_]
 
 
 def data_writes(ops: Operations | Columns) -> Mask:
     """Which operations (n,) are writes that put data into a file, or still may. Reads op, result."""
-    return np.asarray(np.isin(ops["op"], WRITES) & ((ops["result"] > 0) | (ops["seq_end"] == 0)))
+    return np.asarray(among(ops["op"], WRITES) & ((ops["result"] > 0) | (ops["seq_end"] == 0)))
 
 
 def direct_data_writes(ops: Columns) -> Mask:
     """Those of `data_writes` that go around the page cache. Reads op, result."""
-    return data_writes(ops) & np.isin(ops["op"], DIRECT_WRITES)
+    return data_writes(ops) & among(ops["op"], DIRECT_WRITES)
 
 
 def took_place(ops: Operations | Columns) -> Mask:

@@ -5,6 +5,7 @@ before are readable. The last one holds what was in flight at the end, and says 
 """
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,18 +73,26 @@ class Directory:
                 self._write(last=False)
 
     def close(self) -> None:
-        """Write the last part."""
+        """Write the last part, and see to it that all are on the disk: not before, for the sake of who is watched."""
         self._write(last=True)
+        for number in range(1, self._parts + 1):
+            descriptor = os.open(self._part(number), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def _part(self, number: int) -> Path:
+        return self.path / f"part-{number:06d}.parquet"
 
     def _write(self, *, last: bool) -> None:
         columns = {name: values[: self._count] for name, values in self._columns.items()}
         self._count = 0
         self._parts += 1
-        path = self.path / f"part-{self._parts:06d}.parquet"
         unfinished = int(np.count_nonzero(columns["seq_end"] == 0))
         meta = dataclasses.replace(
             self._meta(), dropped=self._dropped, unfinished=unfinished, part=self._parts, last=last
         )
-        trace.write_columns(path, columns, meta)
+        trace.write_columns(self._part(self._parts), columns, meta, durable=False)
         self._dropped = 0
         pa.default_memory_pool().release_unused()

@@ -15,7 +15,8 @@ Each is answered by {"done": true}. A write that is held is told as {"held": wri
 
 Nothing stays held for a dead holder: when the socket is closed, or the holder is seen to be dying, every held write
 fails with EIO and no other is held. (A process killed by SIGKILL waits in exit_aio() for its own writes before it
-closes a socket: it is dying for as long as we hold them.)
+closes a socket: it is dying for as long as we hold them.) When the socket is closed, nbdkit and nbdfuse above it end,
+too: both ask the kernel for a signal when their parent dies, and hear nothing of one that died before they asked.
 """
 
 import builtins
@@ -23,6 +24,7 @@ import contextlib
 import errno
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -140,6 +142,19 @@ def _listen(control: socket.socket) -> None:
         pass
     finally:
         _give_up()
+        _end_nbdfuse()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _end_nbdfuse() -> None:
+    """It is our parent; after its death somebody else is, who has to live."""
+    parent = os.getppid()
+    with contextlib.suppress(OSError):
+        process = os.pidfd_open(parent)
+        with builtins.open(f"/proc/{parent}/comm", "rb") as comm:
+            if comm.read().strip() == b"nbdfuse" and os.getppid() == parent:
+                signal.pidfd_send_signal(process, signal.SIGTERM)
+        os.close(process)
 
 
 def _watch() -> None:

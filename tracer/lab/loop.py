@@ -30,6 +30,9 @@ LOOP_CONTROL = Path("/dev/loop-control")
 _INFO64 = struct.Struct("=QQQQQIIII64s64s32sQQ")
 """struct loop_info64: device, inode, rdevice, offset, sizelimit, number, cipher, key size, flags, names."""
 
+_HOW = "--dir of the commands that have it, else TMPDIR"
+"""How a user names a directory: `bench` has no option for it."""
+
 _CONFIG_PAD = 8 * 8
 _TRIES = 64
 _CLEAR_SECONDS = 5.0
@@ -50,7 +53,7 @@ def backing_file(directory: Path, size: int) -> int:
             if free < size:
                 raise UnsupportedError(
                     f"{directory}: {size >> 20} MiB are needed for a scratch file system, {free >> 20} MiB "
-                    "are free: name a directory with more space (--dir)"
+                    f"are free: name a directory with more space ({_HOW})"
                 )
             os.ftruncate(descriptor, size)
         except BaseException:
@@ -175,19 +178,19 @@ def directory_error(directory: Path, error: OSError) -> EofraceError:
     match error.errno:
         case errno.ENOENT if directory.is_dir():
             # procfs, sysfs and their like take no new name.
-            return UsageError(f"{directory}: takes no files: name another directory (--dir)")
+            return UsageError(f"{directory}: takes no files: name another directory ({_HOW})")
         case errno.ENOENT:
-            return UsageError(f"{directory}: no such directory: create it or name another one (--dir)")
+            return UsageError(f"{directory}: no such directory: create it or name another one ({_HOW})")
         case errno.ENOTDIR:
-            return UsageError(f"{directory}: not a directory: name a directory (--dir)")
+            return UsageError(f"{directory}: not a directory: name a directory ({_HOW})")
         case errno.EROFS | errno.EACCES | errno.EPERM:
-            return UsageError(f"{directory}: not writable ({error.strerror}): name one that is (--dir)")
+            return UsageError(f"{directory}: not writable ({error.strerror}): name one that is ({_HOW})")
         case errno.ENOSPC | errno.EDQUOT:
-            return UnsupportedError(f"{directory}: {error.strerror}: free some, or name another directory (--dir)")
+            return UnsupportedError(f"{directory}: {error.strerror}: free some, or name another directory ({_HOW})")
         case errno.EFBIG:
-            return UsageError(f"{directory}: its files cannot be as large: name another directory (--dir)")
+            return UsageError(f"{directory}: its files cannot be as large: name another directory ({_HOW})")
         case _:
-            return UsageError(f"{directory}: {error.strerror}: name another directory (--dir)")
+            return UsageError(f"{directory}: {error.strerror}: name another directory ({_HOW})")
 
 
 def _no_loop(error: OSError) -> UnsupportedError:

@@ -40,6 +40,8 @@ def parse(main: click.Group, arguments: Sequence[str]) -> Inner:
         assert command is not None
         if name == "vm":
             raise UsageError("no VM inside the VM: name another command")
+        if name == "campaign":
+            raise UsageError("a campaign boots the VM by itself: name its kernel in the campaign's file")
         with command.make_context(name, left, parent=context) as inner:
             outputs = list(_outputs(command, inner))
     return Inner(tuple(words), _shares(outputs))

@@ -50,8 +50,8 @@ class _State(Collector):
 
 
 def write(path: Path, state: State, *, running: bool) -> None:
-    """Replace the file `path`, whole or not at all. Raises as `tracer.output.atomic_output`."""
+    """Replace the file `path`, whole or not at all, without a flush. Raises as `tracer.output.atomic_output`."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_State(state, running=running))
-    with atomic_output(path) as stream:
+    with atomic_output(path, durable=False) as stream:
         stream.write(generate_latest(registry))

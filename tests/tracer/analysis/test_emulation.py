@@ -58,7 +58,7 @@ def oracle(ops: Operations) -> Expected:
                 found["size_before"][m] = int(step["size_applied"] if seen else step["size_begin"])
                 found["size_end"][m] = int(step["size_end"])
                 found["cut_to"][m] = cut_to(step)
-                found["t_applied"][m] = int(step["t_applied"] or found["t_applied"][m])
+                found["t_applied"][m] = int(step["t_applied"] or mark["t_applied"])
     return found
 
 

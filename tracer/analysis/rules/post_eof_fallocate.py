@@ -16,7 +16,7 @@ from tracer.analysis.examples import ExampleTrace, K, operation
 from tracer.analysis.overlaps import sequence_ends
 from tracer.analysis.rules import Commit, Outcome, PairRule, Severity, prose
 from tracer.analysis.sides import acknowledged, data_writes, ends, in_effect_by, took_place, written_ends
-from tracer.operations import FALLOC_FL_KEEP_SIZE, FALLOCATES, NONE_SIZE, WRITES, Op, Operations
+from tracer.operations import FALLOC_FL_KEEP_SIZE, FALLOCATES, NONE_SIZE, WRITES, Op, Operations, among
 
 
 class PostEofFallocate(PairRule):
@@ -105,7 +105,7 @@ def post_eof_fallocates(ops: Operations) -> npt.NDArray[np.bool_]:
 def _post_eof(ops: Operations | Columns) -> npt.NDArray[np.bool_]:
     extends = ends(ops) > ops["size_begin"]  # NONE_SIZE is below every end
     sets_size = (ops["flags"] & FALLOC_FL_KEEP_SIZE) == 0
-    return np.asarray(np.isin(ops["op"], FALLOCATES) & took_place(ops) & sets_size & extends)
+    return np.asarray(among(ops["op"], FALLOCATES) & took_place(ops) & sets_size & extends)
 
 
 def _outcomes(f: Columns, w: Columns) -> npt.NDArray[np.uint8]:

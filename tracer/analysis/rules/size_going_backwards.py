@@ -4,7 +4,7 @@ XFS' completions of direct writes once set the size one after the other from wha
 """
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +15,7 @@ from tracer.analysis.examples import ExampleTrace, K, operation
 from tracer.analysis.overlaps import I64
 from tracer.analysis.rules import Commit, Moments, Outcome, Scan, ScanRule, Severity, prose
 from tracer.analysis.sides import acknowledged, data_writes, written_ends
-from tracer.operations import FALLOC_FL_COLLAPSE_RANGE, FALLOC_FL_KEEP_SIZE, FALLOCATES, WRITES, Op
+from tracer.operations import FALLOC_FL_COLLAPSE_RANGE, FALLOC_FL_KEEP_SIZE, FALLOCATES, WRITES, Op, among
 
 
 class SizeGoingBackwards(ScanRule):
@@ -70,7 +70,7 @@ class SizeGoingBackwards(ScanRule):
 
     def wants(self, ops: Columns) -> npt.NDArray[np.bool_]:
         """Writes, fallocates and truncates: all that sees a size or sets one."""
-        return np.asarray(np.isin(ops["op"], (*WRITES, *FALLOCATES, Op.TRUNCATE)))
+        return np.asarray(among(ops["op"], (*WRITES, *FALLOCATES, Op.TRUNCATE)))
 
     def scan(self) -> Scan:
         """A fresh state."""
@@ -86,7 +86,7 @@ _NEVER = 0
 def _truncating(ops: Columns) -> npt.NDArray[np.bool_]:
     """Which of ops (n,) may have made their file shorter on purpose, whatever came of it."""
     collapses = (ops["op"] == Op.FALLOCATE) & ((ops["flags"] & FALLOC_FL_COLLAPSE_RANGE) != 0)
-    return np.asarray(collapses | np.isin(ops["op"], (Op.TRUNCATE, Op.MARK_FALLOCATE)))
+    return np.asarray(collapses | among(ops["op"], (Op.TRUNCATE, Op.MARK_FALLOCATE)))
 
 
 def _extending(ops: Columns) -> npt.NDArray[np.bool_]:
@@ -96,6 +96,10 @@ def _extending(ops: Columns) -> npt.NDArray[np.bool_]:
     """
     sets_size = ((ops["flags"] & FALLOC_FL_KEEP_SIZE) == 0) & (ops["result"] != -errno.EOPNOTSUPP)
     return np.asarray((ops["op"] == Op.FALLOCATE) & sets_size & ~_truncating(ops))
+
+
+_Operation = int | Columns
+"""A moment of the batch that is looked at, by its place there; or a copy of one of a batch before."""
 
 
 @dataclass(slots=True)
@@ -110,9 +114,9 @@ class _File:
     """When either was last in flight, or the file was seen to be new: writes that began before tell nothing."""
     reaches: int = 0
     """Bytes that it has for certain, by `proof`; 0: nothing is certain."""
-    proof: Columns | None = None
+    proof: "_Operation | None" = None
     """The acknowledged write that ends there."""
-    found_short: list[tuple[int, Columns, Columns]] = field(default_factory=list)
+    found_short: "list[tuple[int, _Operation, _Operation]]" = field(default_factory=list)
     """Operations in flight that found the file shorter: `seq_end`, the operation, the write that proves it."""
 
     def forget(self, now: int) -> None:
@@ -140,7 +144,7 @@ class _Scan(Scan):
         batch = _Batch(ops, moments.ended[order], starts, files)
         pairs = [pair for number in batch.settle() for pair in batch.step(number)]
         if pairs:
-            first, second = (Columns.join(side) for side in zip(*pairs, strict=True))
+            first, second = (batch.gathered(side) for side in zip(*pairs, strict=True))
             yield first, second, np.full(len(pairs), Outcome.LOST, np.uint8)
 
 
@@ -186,39 +190,53 @@ class _Batch:
                 file.proof = new
         return sorted(wrong)
 
-    def step(self, number: int) -> Iterator[tuple[Columns, Columns]]:
+    def step(self, number: int) -> Iterator[tuple[_Operation, _Operation]]:
         """Bring one file up to the end of the batch, moment by moment; yields the pairs that are found."""
         file = self._files[number]
-        for at in range(int(self._starts[number]), int(self._stops[number])):
-            now, change = int(self._now[at]), -1 if self._ended[at] else 1
-            if self._forgets[at]:
+        low, high = int(self._starts[number]), int(self._stops[number])
+        ended, nows = self._ended[low:high].tolist(), self._now[low:high].tolist()
+        forgets, truncating = self._forgets[low:high].tolist(), self._truncating[low:high].tolist()
+        extending = self._extending[low:high].tolist()
+        begins, times = self._ops["seq_begin"][low:high].tolist(), self._ops["t_begin"][low:high].tolist()
+        ends = self._ops["seq_end"][low:high].tolist()
+        written, sizes = self._written[low:high].tolist(), self._size[low:high].tolist()
+        for at in range(high - low):
+            now, change = nows[at], -1 if ended[at] else 1
+            if forgets[at]:
                 file.forget(now)
-            if self._truncating[at]:
+            if truncating[at]:
                 file.truncating += change
-            elif self._extending[at]:
+            elif extending[at]:
                 file.extending += change
                 file.disturbed = now
-            self._look(at, file)
-            if self._ended[at]:
+            if written[at] > file.reaches:
+                if begins[at] >= file.disturbed and not file.truncating and not file.extending:
+                    file.reaches, file.proof = written[at], low + at
+            elif 0 < sizes[at] < file.reaches and not file.truncating:
+                proof = file.proof
+                # The size may have been read before the number was taken, but not before the time was (bpf/io_uring.c).
+                if proof is not None and ends[at] and self._t_end(proof) < times[at]:
+                    file.found_short.append((ends[at], low + at, proof))
+                    file.reaches, file.proof = 0, None  # told once
+            if ended[at] and file.found_short:
                 yield from [(one, other) for end, one, other in file.found_short if end == now]
                 file.found_short = [found for found in file.found_short if found[0] != now]
+        file.proof = None if file.proof is None else self._kept(file.proof)
+        file.found_short = [(end, self._kept(one), self._kept(other)) for end, one, other in file.found_short]
 
-    def _look(self, at: int, file: _File) -> None:
-        """Take note of the size that a moment proves, or finds wanting."""
-        written, size = int(self._written[at]), int(self._size[at])
-        if written > file.reaches:
-            undisturbed = int(self._ops["seq_begin"][at]) >= file.disturbed
-            if undisturbed and not file.truncating and not file.extending:
-                file.reaches, file.proof = written, self._one(at)
-        elif 0 < size < file.reaches and not file.truncating:
-            looked, proof = self._one(at), file.proof
-            # The size may have been read before the number was taken, but not before the time was (bpf/io_uring.c).
-            if proof is not None and looked["seq_end"][0] and proof["t_end"][0] < looked["t_begin"][0]:
-                file.found_short.append((int(looked["seq_end"][0]), looked, proof))
-                file.reaches, file.proof = 0, None  # told once
+    def gathered(self, chosen: Sequence[_Operation]) -> Columns:
+        """Operations, one or more, in that order."""
+        here = [one for one in chosen if isinstance(one, int)]
+        known = [one for one in chosen if not isinstance(one, int)]
+        joined = Columns.join([self._ops.take(np.array(here, np.int64)), *known])
+        is_known = np.array([not isinstance(one, int) for one in chosen])
+        return joined.take(np.where(is_known, len(here) + np.cumsum(is_known) - 1, np.cumsum(~is_known) - 1))
 
-    def _one(self, at: int) -> Columns:
-        return self._ops.take(np.array([at])).kept()
+    def _t_end(self, one: _Operation) -> int:
+        return int(self._ops["t_end"][one]) if isinstance(one, int) else int(one["t_end"][0])
+
+    def _kept(self, one: _Operation) -> Columns:
+        return self._ops.take(np.array([one])).kept() if isinstance(one, int) else one
 
     def _count(self, mask: npt.NDArray[np.bool_] | I64) -> I64:
         """How many moments of the same file, up to and with each (n,), are in the mask; or the sum of numbers."""

@@ -21,6 +21,7 @@ from tracer.operations import (
     FALLOCATES,
     WRITES,
     Op,
+    among,
 )
 
 _MOVES = FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE
@@ -89,7 +90,7 @@ class ZeroingOverWrite(PairRule):
 
     def firsts(self, ops: Columns) -> npt.NDArray[np.bool_]:
         """Fallocates that do not leave data where it is."""
-        return np.asarray(np.isin(ops["op"], FALLOCATES) & ((ops["flags"] & _DISPLACES) != 0) & took_place(ops))
+        return np.asarray(among(ops["op"], FALLOCATES) & ((ops["flags"] & _DISPLACES) != 0) & took_place(ops))
 
     def seconds(self, ops: Columns) -> npt.NDArray[np.bool_]:
         """Writes of data."""

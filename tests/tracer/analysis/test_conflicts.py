@@ -1,12 +1,14 @@
 """Which pairs count as conflicts, and how far apart they were."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from blockstack.journal import GUEST_SHIFT, RequestFlag
-from tracer.analysis.conflicts import guest_pairs, min_gap_ns, together, waited
+from tracer.analysis.conflicts import asked_together, grown_together, guest_pairs, min_gap_ns, together, waited
 from tracer.analysis.rules import RulePairs
-from tracer.operations import OPERATION, Op
+from tracer.operations import FALLOC_FL_KEEP_SIZE, OPERATION, Op, Operations
 
 ZERO = int(RequestFlag.ZERO_WRITE | RequestFlag.POST_EOF)
 CLUSTER = 65536
@@ -109,3 +111,54 @@ def test_pairs_of_the_control_count_where_both_guests_were_in_flight_together() 
     assert together(overlapping, control) == 1
     assert together(apart, control) == 0
     assert together(overlapping[:1], control) == 0
+
+
+def guests(*rows: tuple[Op, int, int, int, int, int, int]) -> Operations:
+    """Rows of op, guest, offset, length, flags, seq_begin, seq_end."""
+    found = np.zeros(len(rows), OPERATION)
+    for index, (op, guest, offset, length, flags, begin, end) in enumerate(rows):
+        row = found[index]
+        row["op"], row["request"], row["offset"], row["length"] = op, guest << GUEST_SHIFT | index + 1, offset, length
+        row["flags"], row["seq_begin"], row["seq_end"] = flags, begin, end
+        row["result"] = length if op in (Op.AIO_WRITE, Op.MARK_GUEST_WRITE) else 0
+        if op is Op.MARK_GUEST_WRITE:
+            row["request"] = guest << GUEST_SHIFT
+    return found
+
+
+TOGETHER = ((Op.MARK_GUEST_WRITE, 1, 0, 8, 0, 1, 10), (Op.MARK_GUEST_WRITE, 2, 8, 8, 0, 2, 20))
+APART = ((Op.MARK_GUEST_WRITE, 1, 0, 8, 0, 1, 5), (Op.MARK_GUEST_WRITE, 2, 8, 8, 0, 6, 20))
+FALLOCATE = (Op.FALLOCATE, 1, 0, 8, 0, 3, 4)
+WRITE = (Op.AIO_WRITE, 2, 8, 8, 0, 11, 12)
+
+
+@pytest.mark.parametrize(
+    ("rows", "count"),
+    [
+        ((*TOGETHER, FALLOCATE, WRITE), 1),
+        ((*APART, FALLOCATE, WRITE), 0),
+        ((*TOGETHER, (Op.FALLOCATE, 1, 0, 8, FALLOC_FL_KEEP_SIZE, 3, 4), WRITE), 0),
+        ((*TOGETHER, (Op.FALLOCATE, 1, 8, 8, 0, 3, 4), WRITE), 0),  # it does not end behind
+        ((*TOGETHER, (Op.FALLOCATE, 2, 0, 8, 0, 3, 4), WRITE), 0),  # the same guest request
+        ((*TOGETHER, WRITE), 0),
+        ((), 0),
+    ],
+)
+def test_what_counts_as_asked_for_together(rows: tuple[Any, ...], count: int) -> None:
+    assert len(asked_together(guests(*rows))) == count
+
+
+@pytest.mark.parametrize(
+    ("rows", "count", "of_reads"),
+    [
+        ((*TOGETHER, (Op.AIO_WRITE, 1, 0, 8, 0, 3, 4), WRITE), 1, 0),
+        ((*APART, (Op.AIO_WRITE, 1, 0, 8, 0, 3, 4), WRITE), 0, 0),
+        ((*TOGETHER, (Op.AIO_WRITE, 1, 0, 8, 0, 13, 14), WRITE), 0, 0),  # what is behind came first: no growth
+    ],
+)
+def test_what_counts_as_growing_together(rows: tuple[Any, ...], count: int, of_reads: int) -> None:
+    found = guests(*rows)
+    assert len(grown_together(found)) == count
+    assert len(grown_together(found, of_reads=True)) == of_reads
+    found["flags"][:1] = RequestFlag.READ
+    assert len(grown_together(found, of_reads=True)) == count
