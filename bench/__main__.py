@@ -8,6 +8,7 @@ from bench.analysis import analysis
 from bench.command import blockstack
 from bench.explore import explore
 from bench.opening import opening
+from bench.report import report
 from bench.tracing import tracing
 from tracer.errors import EofraceError
 
@@ -21,6 +22,7 @@ main.add_command(analysis)
 main.add_command(blockstack)
 main.add_command(explore)
 main.add_command(opening)
+main.add_command(report)
 main.add_command(tracing)
 
 if __name__ == "__main__":

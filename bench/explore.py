@@ -1,6 +1,5 @@
 """`python -m bench explore`: schedules a second on one core, and what the reduction saves against naive enumeration."""
 
-import json
 import sys
 import time
 from typing import Any
@@ -13,7 +12,7 @@ from tracer.explore.guest import parse
 from tracer.explore.search import Exhaustive, Naive
 from tracer.explore.space import Runs, Space
 from tracer.explore.tasks import Found, drain
-from tracer.output import STDOUT, check_writable, write_text
+from tracer.output import JsonFile
 
 SCHEMA = "eofrace.bench-explore/1"
 WANTED_RATE = 2000
@@ -31,8 +30,7 @@ _REDUCTION = ("none", "xfs-pre-5.5", "sub@0 full@1")
 @click.option("--json", "json_file", metavar="FILE", help="Write the result as JSON; - is stdout.")
 def explore(schedules: int, json_file: str | None) -> None:
     """Every schedule is run, judged by the hazard rules and compared byte by byte; the times are of one core's CPU."""
-    if json_file is not None:
-        check_writable(json_file)
+    into = JsonFile(json_file)
     speed = _measured(_SPEED, Exhaustive, schedules)
     reduced, naive = _measured(_REDUCTION, Exhaustive, None), _measured(_REDUCTION, Naive, None)
     reduction = naive["schedules"] / reduced["schedules"]
@@ -47,9 +45,8 @@ def explore(schedules: int, json_file: str | None) -> None:
         and reduction >= WANTED_REDUCTION
         and set(reduced["outcomes"]) == set(naive["outcomes"]),
     }
-    if json_file is not None:
-        write_text(json_file, json.dumps(result, indent=2) + "\n")
-    if json_file != STDOUT:
+    into.write(result)
+    if not into.is_stdout:
         for name in ("speed", "reduced", "naive"):
             _print(name, result[name])
         click.echo(f"reduction {reduction:.1f} x (wanted {WANTED_REDUCTION}), rate wanted {WANTED_RATE}/s")

@@ -11,9 +11,9 @@ from typing import Any
 import click
 
 import blockstack
-from bench.ratio import Ratio, ratio
+from tracer.bench.statistics import estimate
 from tracer.lab import children
-from tracer.output import STDOUT, check_writable, write_text
+from tracer.output import JsonFile
 
 SCHEMA = "eofrace.bench-opening/1"
 SIZE = 16 << 40
@@ -29,8 +29,7 @@ def opening(json_file: str | None) -> None:
 
     Exit status: 0 under 50 ms (median) and 50 MiB, 1 not, 4 this host cannot do it.
     """
-    if json_file is not None:
-        check_writable(json_file)
+    into = JsonFile(json_file)
     with tempfile.TemporaryDirectory() as directory:
         image = Path(directory) / "image"
         children.run(["qemu-img", "create", "-q", "-f", "qcow2", str(image), str(SIZE)])
@@ -42,22 +41,21 @@ def opening(json_file: str | None) -> None:
             begin = time.perf_counter()
             children.run(["qemu-io", "-f", "qcow2", "-c", "quit", str(image)])
             theirs.append(time.perf_counter() - begin)
-    found: Ratio = ratio(mine, theirs)
+    found = estimate(theirs, mine)
     milliseconds = sorted(mine)[len(mine) // 2] * 1e3
     reached = milliseconds < MOST_MS and mib < MOST_MIB
     result: dict[str, Any] = {
         "schema": SCHEMA,
         "ms": milliseconds,
         "mib": mib,
-        "ratio": found.median,
+        "ratio": found.ratio,
         "reached": reached,
     }
-    if json_file is not None:
-        write_text(json_file, json.dumps(result, indent=2) + "\n")
-    if json_file != STDOUT:
+    into.write(result)
+    if not into.is_stdout:
         figures = f"{milliseconds:.1f} ms (at most {MOST_MS:g}), {mib:.1f} MiB (at most {MOST_MIB:g})"
         verdict = "reached" if reached else "not reached"
-        click.echo(f"{figures}, {found.median:.1f} times as quick as qemu-io: {verdict}")
+        click.echo(f"{figures}, {found.ratio:.1f} times as quick as qemu-io: {verdict}")
     sys.exit(0 if reached else 1)
 
 

@@ -47,6 +47,27 @@ def with_one_that_lasts(path: Path, source: Path) -> None:
     trace.write(path / last.name, ops, read.meta)
 
 
+def record_growing(path: Path, count: int, seed: int) -> None:
+    """Write a trace of one file that grows by every operation, as a healthy kernel has it: no size goes back."""
+    chance = np.random.default_rng(seed)
+    ops = _begun(chance, count, 0, 0)
+    lasts = ops["t_end"] - ops["t_begin"]
+    ops["t_begin"] *= 4  # eight in flight, on average
+    ops["t_end"] = ops["t_begin"] + lasts
+    ops["ino"], ops["length"] = 1, chance.integers(1, 17, count) << 12
+    ops["result"][ops["op"] == Op.AIO_WRITE] = ops["length"][ops["op"] == Op.AIO_WRITE]
+    until = np.cumsum(ops["length"])
+    ops["offset"] = until - ops["length"]
+    by_end = np.argsort(ops["t_end"], kind="stable")
+    ends, sizes = ops["t_end"][by_end], np.concatenate([np.zeros(1, np.int64), np.maximum.accumulate(until[by_end])])
+    ops["size_begin"] = sizes[np.searchsorted(ends, ops["t_begin"], "left")]
+    ops["size_end"] = sizes[np.searchsorted(ends, ops["t_end"], "right")]
+    numbers = np.empty(2 * count, np.uint64)
+    numbers[np.argsort(np.concatenate([ops["t_begin"], ops["t_end"]]), kind="stable")] = np.arange(1, 2 * count + 1)
+    ops["seq_begin"], ops["seq_end"] = numbers[:count], numbers[count:]
+    trace.write(path, ops, TraceMeta(seed=seed))
+
+
 def _ended(count: int, seed: int) -> Iterator[Operations]:
     """Yield the operations in the order of their ends, in blocks."""
     chance = np.random.default_rng(seed)

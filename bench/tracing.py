@@ -22,7 +22,7 @@ from tracer.commands.watch import WATCHING
 from tracer.errors import EofraceError
 from tracer.lab import children
 from tracer.lab.scratch import default_directory, loop_scratch
-from tracer.output import STDOUT, check_writable, write_text
+from tracer.output import JsonFile
 from tracer.report.console import wide
 
 SCHEMA = "eofrace.bench-tracing/1"
@@ -83,8 +83,7 @@ class Rounds:
 @click.option("--json", "json_file", metavar="FILE", help="Write the result as JSON; - is stdout.")
 def tracing(rounds: int, seconds: int, json_file: str | None) -> None:
     """4 KiB random writes of fio (libaio, depth 32, XFS on loop): alone, under `eofrace trace`, `watch`, strace."""
-    if json_file is not None:
-        check_writable(json_file)
+    into = JsonFile(json_file)
     found = Rounds()
     with loop_scratch("xfs", 1024 * MIB, default_directory()) as scratch:
         file = scratch.path / "load"
@@ -101,9 +100,8 @@ def tracing(rounds: int, seconds: int, json_file: str | None) -> None:
                 sides[(number + step) % len(sides)]()
         fast = _traced(scratch.path / "fast", [*_FAST, "--time_based", f"--runtime={seconds}"])
     rows = _rows(found, fast)
-    if json_file is not None:
-        write_text(json_file, json.dumps({"schema": SCHEMA, "rounds": rounds, "rows": rows}, indent=2) + "\n")
-    if json_file != STDOUT:
+    into.write({"schema": SCHEMA, "rounds": rounds, "rows": rows})
+    if not into.is_stdout:
         table = Table("figure", "measured", "at most", "")
         for row in rows:
             most = "" if row["at_most"] is None else f"{row['at_most']:g} {row['unit']}"

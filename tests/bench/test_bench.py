@@ -6,21 +6,20 @@ import sys
 
 import pytest
 
-from bench.ratio import ratio
-from bench.workload import WORKLOADS, Workload
+from bench.command import ROWS
+from tracer.bench.workload import CLUSTER, Kind
 
 
-def test_a_ratio_is_the_median_of_rounds() -> None:
-    found = ratio([1.0, 2.0, 1.0], [2.0, 2.0, 4.0])
-    assert (found.low, found.median, found.high) == (1.0, 2.0, 4.0)
-    with pytest.raises(ValueError, match="no rounds"):
-        ratio([], [])
-
-
-@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)
-def test_offsets_are_distinct_and_inside(workload: Workload) -> None:
-    assert all(0 <= offset <= workload.size - workload.length for offset in workload.offsets)
-    assert len(set(workload.offsets)) == workload.count
+@pytest.mark.parametrize("name", ROWS)
+def test_offsets_are_distinct_and_inside(name: str) -> None:
+    workload, _ = ROWS[name]
+    requests = list(workload.requests(1, CLUSTER))
+    offsets = {request.offset for request in requests}
+    assert workload.qemu_can
+    assert len(offsets) == len(requests) == workload.count
+    assert min(offsets) >= 0
+    assert max(offsets) <= workload.size - workload.length
+    assert {request.kind for request in requests} == {Kind.READ if name == "random-read" else Kind.WRITE}
 
 
 @pytest.mark.root
