@@ -7,14 +7,16 @@ has no O_TMPFILE, a temporary name beside the target and rename(2) serve: SIGKIL
 
 import contextlib
 import errno
+import fcntl
+import json
 import os
 import re
 import secrets
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from tracer.errors import UnsupportedError, UsageError
 from tracer.report.escape import printable
@@ -32,7 +34,10 @@ def check_writable(path: str | Path) -> None:
     directory that is missing or takes no files.
     """
     target = str(path)
-    if _descriptor_of(target) is not None:
+    if (descriptor := _descriptor_of(target)) is not None:
+        if not writable(descriptor):
+            shown = "standard output" if descriptor == 1 else printable(target)
+            raise UsageError(f"{shown} is closed, or not open for writing: name a file")
         return
     kind = _kind_of(target)
     if kind is not None and not stat.S_ISREG(kind):
@@ -52,6 +57,14 @@ def check_writable(path: str | Path) -> None:
         raise _unwritable(target, error) from error
 
 
+def writable(descriptor: int) -> bool:
+    """Whether somebody has opened a descriptor for writing."""
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+    except OSError:
+        return False
+
+
 def make_directory(path: str | Path) -> Path:
     """The directory `path`, created with its parents if it is missing, and writable. Raises `UsageError`."""
     directory = Path(path)
@@ -66,8 +79,11 @@ def make_directory(path: str | Path) -> Path:
 
 
 @contextlib.contextmanager
-def atomic_output(path: str | Path) -> Iterator[BinaryIO]:
+def atomic_output(path: str | Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """A binary file that becomes `path` when the block ends without an exception.
+
+    Unless it is to be `durable`, a power failure soon after may leave half of it: fsync(2) has the disk below write all
+    that others have in its cache, too, which those notice who are being watched.
 
     "-" is standard output. A regular file is replaced, its mode kept; a new one gets 0666 less the umask. A
     terminal, pipe or other character device, and a descriptor (/dev/stdout, /dev/fd/N), is written to directly.
@@ -94,7 +110,8 @@ def atomic_output(path: str | Path) -> Iterator[BinaryIO]:
             yield stream
             try:
                 stream.flush()
-                os.fsync(descriptor)
+                if durable:
+                    os.fsync(descriptor)
                 temporary = _place(descriptor, temporary, directory, Path(target).name)
             except OSError as error:
                 raise _unwritable(target, error) from error
@@ -108,6 +125,31 @@ def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8 to `path`, whole or not at all. Raises like `atomic_output`."""
     with atomic_output(path) as stream:
         stream.write(text.encode("utf-8", "surrogateescape"))
+
+
+class JsonFile:
+    """What `--json FILE` asks a command for; nothing, if nobody has asked."""
+
+    def __init__(self, path: str | None) -> None:
+        """Raises `UsageError` where it could not be written later."""
+        self._path = path
+        if path is not None:
+            check_writable(path)
+
+    @property
+    def is_stdout(self) -> bool:
+        """JSON has standard output for itself: what is for people goes to standard error, or nowhere."""
+        return self._path == STDOUT
+
+    def write(self, data: Mapping[str, Any]) -> None:
+        """Write the document, whole or not at all. Raises like `atomic_output`."""
+        if self._path is not None:
+            write_text(self._path, json_text(data))
+
+
+def json_text(data: Mapping[str, Any]) -> str:
+    """A document as it is written to a file: no NaN, which only Python would read."""
+    return json.dumps(data, indent=1, allow_nan=False) + "\n"
 
 
 def _place(descriptor: int, temporary: str | None, directory: str, name: str) -> str | None:

@@ -142,3 +142,23 @@ def test_printable_disarms_names() -> None:
     assert printable("a\nb\x1b[2Jc\u202e\u0085") == "a\\nb\\x1b[2Jc\\u202e\\x85"
     assert printable(b"bad\xff") == "bad\\xff"
     assert printable(os.fsdecode(b"\xfe.img")) == "\\xfe.img"
+
+
+def test_a_json_file_that_nobody_has_asked_for_is_none() -> None:
+    nobody = output.JsonFile(None)
+    nobody.write({"a": 1})
+    assert not nobody.is_stdout
+
+
+def test_a_json_file_is_checked_at_once_and_written_whole(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        output.JsonFile(str(tmp_path / "nowhere" / "a.json"))
+    into = output.JsonFile(str(tmp_path / "a.json"))
+    assert names(tmp_path) == []
+    with pytest.raises(ValueError, match="JSON"):
+        into.write({"a": float("nan")})
+    assert names(tmp_path) == []
+    into.write({"a": [1, None]})
+    assert (tmp_path / "a.json").read_text() == '{\n "a": [\n  1,\n  null\n ]\n}\n'
+    assert not into.is_stdout
+    assert output.JsonFile("-").is_stdout

@@ -21,6 +21,12 @@ from tracer import interrupts
 from tracer.errors import EofraceError, Status
 from tracer.report.escape import printable
 
+COMPLETE = "_EOFRACE_COMPLETE"
+"""Environment variable by which a shell's completion asks (`eofrace completion`)."""
+
+_FILE = click.Path(readable=False)
+"""What a shell completes with file names. It checks nothing: whoever opens the file does."""
+
 CRASHED = 70
 """EX_SOFTWARE of sysexits.h. Python's own 1 would read as "a hazard was found"."""
 
@@ -30,14 +36,21 @@ SUBCOMMANDS = {
     "probe": "Find out whether this kernel's fallocate can cut off a write in flight.",
     "trace": "Record what any process does to its files, and judge it.",
     "watch": "Tell of dangerous pairs of operations as they happen.",
+    "bench": "Measure what each strategy costs, beside qemu-img bench.",
     "explore": "Try every schedule of a small workload on simulated file systems.",
+    "campaign": "Run a matrix of verify, explore or bench; resume it, compare its runs.",
     "vm": "Run any command under another kernel, in a dedicated VM.",
     "analyze": "Judge recorded traces by the hazard rules.",
+    "report": "Tell of a run or a trace: text, HTML, JUnit, JSON, Markdown, Perfetto.",
     "explain": "Say what a verdict, a rule or an exit status means.",
+    "completion": "Print the script for a shell's completion.",
 }
 """Name and one line of help, so that `eofrace --help` need not load them."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+
+_SAID = (Status.OK, Status.HAZARD, Status.INCONCLUSIVE, Status.UNSUPPORTED)
+"""Exit statuses that a command may have with a whole output: `doctor` has the last one."""
 
 _EPILOG = """\b
 Examples:
@@ -48,6 +61,7 @@ Examples:
   eofrace trace -- fio job.fio           what does this do to its files?
   eofrace watch --comm qemu-system-x86   for weeks; hazards only
   eofrace analyze run.parquet            judge a trace again
+  eofrace report out --format junit      for the dashboard of a CI
   eofrace explain inconclusive           what does that mean?
 
 \b
@@ -69,6 +83,9 @@ class Eofrace(click.Group):
             return None
         command = getattr(importlib.import_module(f"{__name__}.{cmd_name}"), cmd_name)
         assert isinstance(command, click.Command)
+        for option in command.params:
+            if option.metavar in ("FILE", "TRACE") and option.type is click.STRING:
+                option.type = _FILE
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -81,23 +98,26 @@ class Eofrace(click.Group):
     ) -> NoReturn:
         """Run, and leave with the documented exit status. Raises `SystemExit`, always."""
         extra.pop("standalone_mode", None)
-        extra.pop("complete_var", None)
+        extra.pop("complete_var", None)  # always COMPLETE
         extra.pop("windows_expand_args", None)
         _open_standard_streams()
         with interrupts.as_exceptions():
-            sys.exit(self._run(args, prog_name or "eofrace", extra))
+            status = self._run(args, prog_name or "eofrace", extra)
+            # Whatever a command says by its status, it says nothing if nobody got its output.
+            if (error := _flush()) is not None and status in _SAID:
+                status = _system_error(error)
+            sys.exit(status)
 
     def _run(self, args: Sequence[str] | None, prog_name: str, extra: dict[str, Any]) -> int:
         _tolerant_streams()
         try:
+            if COMPLETE in os.environ:
+                self._main_shell_completion(extra, "eofrace", COMPLETE)
             # Not click's own main(): that prints for KeyboardInterrupt and exits with 1 for a closed pipe.
             words = list(sys.argv[1:] if args is None else args)
             with self.make_context(prog_name, words, **extra) as ctx:
                 self.invoke(ctx)
-            sys.stdout.flush()
         except click.exceptions.Exit as error:
-            with suppress(OSError):
-                sys.stdout.flush()
             return error.exit_code
         except EofraceError as error:
             return _complain(str(error), error.status)
@@ -112,8 +132,6 @@ class Eofrace(click.Group):
             interrupts.delivered()
             return _complain("terminated", _status(error.code))
         except SystemExit as error:
-            with suppress(OSError):
-                sys.stdout.flush()
             return _status(error.code)
         except MemoryError:
             return _complain("out of memory: give it more, or less to do", Status.UNSUPPORTED)
@@ -130,16 +148,34 @@ def _usage(error: click.UsageError) -> str:
     return f"{error.format_message().rstrip('.')} (see {path} --help)"
 
 
+def _flush() -> OSError | None:
+    """Write what is left of standard output. Returns what keeps it from being written; then it is dropped.
+
+    The interpreter would try once more on its way out, and complain.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return error
+    return None
+
+
+def _is_closed(descriptor: int) -> bool:
+    from tracer.output import writable
+
+    return not writable(descriptor)
+
+
 def _system_error(error: OSError) -> int:
     if isinstance(error, BrokenPipeError):
-        # Whoever reads has enough (`| head`). The interpreter flushes stdout once more on its way out.
-        with suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        _flush()
+        return 128 + signal.SIGPIPE  # whoever reads has enough (`| head`)
     where = f"{error.filename}: " if error.filename else ""
+    if error.errno == errno.EBADF and _is_closed(1):
+        return _complain("write error: standard output is closed, or not open for writing", Status.USAGE)
     if error.errno in _FULL:
-        with suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _complain(f"{where}{error.strerror}: free some space, or name another place", Status.UNSUPPORTED)
     if os.environ.get("EOFRACE_DEBUG"):
         traceback.print_exc()
@@ -148,8 +184,7 @@ def _system_error(error: OSError) -> int:
 
 
 def _complain(message: str, status: int) -> int:
-    with suppress(OSError):
-        sys.stdout.flush()
+    _flush()
     with suppress(OSError):
         print(f"eofrace: {printable(' '.join(message.split()))}", file=sys.stderr, flush=True)
     return int(status)
@@ -162,14 +197,17 @@ def _status(code: object) -> int:
 
 
 def _open_standard_streams() -> None:
-    """Put /dev/null where descriptor 0, 1 or 2 is closed: an image opened there would get what somebody prints."""
+    """Put /dev/null where descriptor 0, 1 or 2 is closed: an image opened there would get what somebody prints.
+
+    Standard output gets it for reading: who writes there has to fail, as if it was closed.
+    """
     streams = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
     for number, (name, mode) in enumerate(streams):
         try:
             os.fstat(number)
         except OSError:
             # The lowest free descriptor is this one: those below are open by now.
-            os.open(os.devnull, os.O_RDWR)
+            os.open(os.devnull, os.O_RDONLY if number == 1 else os.O_RDWR)
             setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - lives as long as the process
 
 

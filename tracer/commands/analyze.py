@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
-from rich.box import SIMPLE
-from rich.table import Table
 from rich.text import Text
 
 from tracer.analysis.baseline import Baseline, Entry, of_hazards, to_text
@@ -17,12 +15,13 @@ from tracer.analysis.engine import Execute, analyse_stored, first_look, one_afte
 from tracer.analysis.hazards import Analysis, Verdict, merge
 from tracer.analysis.rules import all_rules, chosen
 from tracer.errors import UsageError
-from tracer.output import STDOUT, check_writable, write_text
+from tracer.output import STDOUT, JsonFile, check_writable, write_text
 from tracer.report.analysis_progress import progress
 from tracer.report.colours import STYLES
-from tracer.report.console import Console
+from tracer.report.console import plain
 from tracer.report.escape import printable
-from tracer.report.hazard_text import print_hazards
+from tracer.report.hazard_text import print_counts, print_hazards
+from tracer.report.tables import told
 from tracer.stored import stored
 
 _MEANINGS = {
@@ -98,9 +97,9 @@ def analyze(
     known = None if baseline is None else read_baseline(baseline)
     if write_baseline == target == STDOUT:
         raise UsageError("--write-baseline - and --json - would go to the same place: name a file")
-    for output in (target, write_baseline):
-        if output is not None:
-            check_writable(output)
+    into = JsonFile(target)
+    if write_baseline is not None:
+        check_writable(write_baseline)
     if scheduler is not None and workers is not None:
         raise UsageError("--scheduler and --workers: name one of them")
     with progress(judges, known or Baseline(), quiet=quiet or STDOUT in (target, write_baseline)) as shown:
@@ -122,9 +121,8 @@ def analyze(
         analyses = [known.hide(analysis) for analysis in analyses]
     total = merge(analyses)
     stale = [] if known is None else known.stale(judges)
-    if target is not None:
-        more = {} if known is None else {"stale": [entry.to_json() for entry in stale]}
-        write_text(target, json.dumps(total.to_json() | more, indent=2) + "\n")
+    more = {} if known is None else {"stale": [entry.to_json() for entry in stale]}
+    into.write(total.to_json() | more)
     if STDOUT not in (target, write_baseline):
         _print(traces, analyses, total)
         _print_baseline(total, stale)
@@ -154,40 +152,33 @@ def _executing(scheduler: str | None, workers: int | None, operations: int) -> I
 
 def _print(traces: Sequence[Path], analyses: list[Analysis], total: Analysis) -> None:
     """For people: each trace with its doubts and its hazards, then the counts and the verdict over all."""
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = plain(stderr=False)
     for path, analysis in zip(traces, analyses, strict=True):
-        console.print(f"{printable(str(path))}: {_count(analysis.operations, 'operation')}, {analysis.verdict.value}")
+        count = _count(analysis.operations, "operation")
+        told(console, Text(f"{printable(str(path))}: {count}, {analysis.verdict.value}"))
         for doubt in analysis.doubts:
-            console.print(f"  not complete: {printable(doubt)}", style="yellow")
+            told(console, Text(f"  not complete: {printable(doubt)}", style="yellow"))
         print_hazards(analysis.hazards, console, indent="  ")
-    console.print(_table(total))
+    print_counts(total.counts, console)
     found = {hazard.rule for hazard in total.hazards}
     for rule in all_rules():
         if rule.id in found:
-            console.print(f"{rule.id}: {rule.title}. {rule.explanation}\n", soft_wrap=not console.is_terminal)
-    console.print(
-        Text.assemble("verdict: ", (total.verdict.value, STYLES[total.verdict]), f" ({_MEANINGS[total.verdict]})")
-    )
+            told(console, Text(f"{rule.id}: {rule.title}. {rule.explanation}"))
+            console.line()
+    verdict = (total.verdict.value, STYLES[total.verdict])
+    told(console, Text.assemble("verdict: ", verdict, f" ({_MEANINGS[total.verdict]})"))
 
 
 def _print_baseline(total: Analysis, stale: Sequence[Entry]) -> None:
     """For people: what the baseline has hidden, and what of it there was no use for."""
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = plain(stderr=False)
     hidden = sum(count.exposed for count in (total.known or {}).values())
     if hidden:
-        console.print(f"baseline: {_count(hidden, 'pair')} of known findings not told")
+        told(console, Text(f"baseline: {_count(hidden, 'pair')} of known findings not told"))
     for entry in stale:
         said = json.dumps({"first": dict(entry.first), "second": dict(entry.second)})
-        console.print(f"baseline: stale, nothing matches it: {printable(f'{entry.rule} {said}')}", style="yellow")
-
-
-def _table(total: Analysis) -> Table:
-    table = Table("rule", box=SIMPLE, pad_edge=False)
-    for title in ("exposed", "kernel-serialised", "lost"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for rule, count in total.counts.items():
-        table.add_row(rule, *(f"{n:,}" for n in (count.exposed, count.kernel_serialised, count.lost)))
-    return table
+        shown = printable(f"{entry.rule} {said}")
+        told(console, Text(f"baseline: stale, nothing matches it: {shown}", style="yellow"))
 
 
 def _count(number: int, noun: str) -> str:

@@ -1,6 +1,5 @@
 """`eofrace doctor`: what this host can trace and mount, and what to install or change."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from rich.text import Text
 
 from tracer import host
 from tracer.errors import Status
-from tracer.output import STDOUT, check_writable, write_text
+from tracer.output import JsonFile
 from tracer.report.console import Console
 from tracer.report.escape import printable
 
@@ -42,13 +41,10 @@ def doctor(json_file: str | None, directory: Path | None, attach: bool) -> None:
     Every line is the outcome of doing the thing once; nothing stays behind. Lines marked `no` with a remedy are
     needed for kernel evidence; those marked `-` add to it.
     """
-    if json_file is not None:
-        check_writable(json_file)
+    into = JsonFile(json_file)
     found = host.look(directory, hooks=attach)
-    if json_file is not None:
-        data = {"schema": "eofrace.doctor/1", **host.to_json(found)}
-        write_text(json_file, json.dumps(data, indent=1) + "\n")
-    if json_file != STDOUT:
+    into.write({"schema": "eofrace.doctor/1", **host.to_json(found)})
+    if not into.is_stdout:
         _show(found)
     sys.exit(Status.OK if found.kernel_evidence else Status.UNSUPPORTED)
 

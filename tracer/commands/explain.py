@@ -2,14 +2,13 @@
 
 import dataclasses
 import difflib
-import json
 import textwrap
 
 import click
 
 from tracer.analysis.rules import all_rules
 from tracer.errors import UsageError
-from tracer.output import STDOUT, check_writable, write_text
+from tracer.output import JsonFile
 from tracer.report.escape import printable
 from tracer.report.explanations import Topic, topics
 
@@ -23,6 +22,7 @@ Examples:
   eofrace explain inconclusive           a verdict
   eofrace explain post-eof-fallocate     a hazard rule, with the commits that show it is real
   eofrace explain kernel-serialised      what became of a pair
+  eofrace explain control skipped        roles, strategies, words of a report
   eofrace explain 3                      an exit status
 
 \b
@@ -30,23 +30,27 @@ Exit status: 0, or 2 for a word that means nothing here."""
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("words", metavar="[VERDICT|RULE|OUTCOME|EXIT-STATUS]...", nargs=-1)
+@click.argument("words", metavar="[VERDICT|RULE|OUTCOME|EXIT-STATUS|WORD]...", nargs=-1)
 @click.option("--json", "json_file", metavar="FILE", help="Write it as JSON; - is stdout.")
 def explain(words: tuple[str, ...], json_file: str | None) -> None:
-    """Say what a verdict, a hazard rule, the outcome of a pair, or an exit status means."""
+    """Say what a verdict, a hazard rule, an outcome, an exit status, or another word of the output means."""
     known = topics(all_rules())
+    if _plain(" ".join(words)) in {topic.name for topic in known}:
+        words = (" ".join(words),)  # `too few rounds`, as it is printed
     found = list(dict.fromkeys(topic for word in words for topic in _meanings(known, word))) if words else list(known)
-    if json_file is not None:
-        check_writable(json_file)
-        report = [dataclasses.asdict(topic) for topic in found]
-        write_text(json_file, json.dumps({"schema": SCHEMA, "topics": report}, indent=2) + "\n")
-    if json_file != STDOUT:
+    into = JsonFile(json_file)
+    into.write({"schema": SCHEMA, "topics": [dataclasses.asdict(topic) for topic in found]})
+    if not into.is_stdout:
         click.echo("\n\n".join(map(_told, found)) if words else _listed(known))
+
+
+def _plain(word: str) -> str:
+    return "-".join(word.lower().replace("_", "-").split())
 
 
 def _meanings(known: tuple[Topic, ...], word: str) -> list[Topic]:
     """What a word means, in whatever case. Raises UsageError."""
-    wanted = word.strip().lower().replace("_", "-")
+    wanted = _plain(word)
     found = [topic for topic in known if topic.name == wanted]
     if not found:
         near = difflib.get_close_matches(wanted, [topic.name for topic in known], 1)

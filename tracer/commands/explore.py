@@ -1,7 +1,6 @@
 """`eofrace explore`: every schedule of a small guest workload, on simulated file systems."""
 
 import dataclasses
-import json
 import secrets
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from tracer.explore.guest import NAMES
 
 if TYPE_CHECKING:
     from tracer.explore.run import Options
+    from tracer.output import JsonFile
 
 _EPILOG = """\b
 Examples:
@@ -115,14 +115,13 @@ def explore(
     when requests arrive, when system calls begin, take effect and complete, and when the driver is told. A schedule
     that loses data is made small, told as a story, and kept as a file that runs it again.
     """
-    from tracer.output import check_writable, make_directory
+    from tracer.output import JsonFile, check_writable, make_directory
 
     if exhaustive and count is not None:
         raise UsageError("--exhaustive or --random: use one of them")
-    if json_file is not None:
-        check_writable(json_file)
+    into = JsonFile(json_file)
     if replay is not None:
-        sys.exit(_replay(replay, trace, json_file, quiet=quiet))
+        sys.exit(_replay(replay, trace, into, quiet=quiet))
     if trace is not None:
         raise UsageError("--trace is for --replay: name a schedule")
     if output is not None:
@@ -144,7 +143,7 @@ def explore(
                 checkpoint=checkpoint,
                 output=output,
             ),
-            json_file,
+            into,
             quiet=quiet,
         )
     )
@@ -154,45 +153,38 @@ def _options(
     strategies: Sequence[str], models: Sequence[str], guests: Sequence[str], writes: int, cluster_size: int
 ) -> "Options":
     """What is searched. Raises UsageError for a guest that is none."""
-    from tracer.explore.guest import parse, standard
+    from tracer.explore.guest import chosen
     from tracer.explore.run import Options
 
     names = dict.fromkeys([CONTROL, *(strategies or [name for name in STRATEGIES if name != AUTO])])
     return Options(
         strategies=tuple(STRATEGIES[name] for name in names),
         models=tuple(MODELS[name] for name in dict.fromkeys(models or MODELS)),
-        guests=tuple(
-            (standard(text, writes, cluster_size, cluster_size // 8), text == "growth")
-            if text in NAMES
-            else (parse(text, cluster_size), False)
-            for text in dict.fromkeys(guests or ["neighbours"])
-        ),
+        guests=tuple(chosen(text, writes, cluster_size) for text in dict.fromkeys(guests or ["neighbours"])),
     )
 
 
-def _explore(options: "Options", json_file: str | None, *, quiet: bool) -> int:
+def _explore(options: "Options", into: "JsonFile", *, quiet: bool) -> int:
     from tracer import interrupts
     from tracer.explore.run import run
-    from tracer.output import write_text
-    from tracer.report.console import status_line, wide
-    from tracer.report.explore_text import WIDTH, print_report
+    from tracer.report.console import plain, status_line
+    from tracer.report.explore_text import print_report
 
     with interrupts.collected() as arrived:
         with status_line("preparing", quiet=quiet) as show:
             report = run(options, lambda: bool(arrived), show)
         report.interrupted |= bool(arrived)
         if not quiet:
-            print_report(report, wide(WIDTH, stderr=json_file == "-"))
-        if json_file is not None:
-            write_text(json_file, json.dumps(report.to_json(), indent=1) + "\n")
+            print_report(report, plain(stderr=into.is_stdout))
+        into.write(report.to_json())
     return 128 + arrived[0] if arrived else int(report.status)
 
 
-def _replay(path: Path, trace_file: Path | None, json_file: str | None, *, quiet: bool) -> int:
+def _replay(path: Path, trace_file: Path | None, into: "JsonFile", *, quiet: bool) -> int:
     from tracer.errors import Status
     from tracer.explore.replay import load, run_again, write_trace
     from tracer.explore.story import tell
-    from tracer.output import check_writable, write_text
+    from tracer.output import check_writable
     from tracer.report.console import Console
     from tracer.report.escape import printable
 
@@ -201,7 +193,7 @@ def _replay(path: Path, trace_file: Path | None, json_file: str | None, *, quiet
     saved = load(path)
     runs, schedule, same = run_again(saved)
     if not quiet:
-        console = Console(stderr=json_file == "-", highlight=False, soft_wrap=True, markup=False)
+        console = Console(stderr=into.is_stdout, highlight=False, soft_wrap=True, markup=False)
         console.print(f"{saved.strategy} x {saved.model}, {printable(saved.guest)}: {schedule.outcome.value}")
         for line in tell(runs, schedule.choices):
             console.print(line)
@@ -210,14 +202,8 @@ def _replay(path: Path, trace_file: Path | None, json_file: str | None, *, quiet
         console.print(f"the same, bit by bit: {'yes' if same else 'NO'} (sha256 {saved.digest})")
     if trace_file is not None:
         write_trace(trace_file, saved)
-    if json_file is not None:
-        result = {
-            "schema": "eofrace.replay/1",
-            "outcome": schedule.outcome.value,
-            "same": same,
-            "rules": schedule.rules,
-        }
-        write_text(json_file, json.dumps(result, indent=1) + "\n")
+    result = {"schema": "eofrace.replay/1", "outcome": schedule.outcome.value, "same": same, "rules": schedule.rules}
+    into.write(result)
     if not same:
         raise UsageError("the schedule ends otherwise here: it was made by another version of the driver or the model")
     return int(Status.OK if schedule.outcome.rank == 0 else Status.HAZARD)

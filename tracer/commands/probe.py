@@ -1,6 +1,5 @@
 """`eofrace probe`: is this kernel's fallocate safe against asynchronous writes."""
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -64,16 +63,15 @@ def probe(
     the race (XFS before 5.5) every try loses the write.
     """
     from tracer.errors import UsageError
-    from tracer.output import check_writable, write_text
+    from tracer.output import JsonFile
     from tracer.probe import run
     from tracer.probe.result import to_json
-    from tracer.report.console import status_line, wide
-    from tracer.report.probe_text import WIDTH, print_report
+    from tracer.report.console import plain, status_line
+    from tracer.report.probe_text import print_report
 
     if directory is not None and file_systems:
         raise UsageError("--fs makes a scratch file system and --dir names one that is there: use one of them")
-    if json_file is not None:
-        check_writable(json_file)
+    into = JsonFile(json_file)
     with status_line("preparing", quiet=quiet) as show:
         report = run.probe(
             tuple(dict.fromkeys(file_systems)) or run.FILE_SYSTEMS,
@@ -83,7 +81,6 @@ def probe(
             progress=lambda fs, mode, number, tries: show(f"{fs} {mode}: try {number} of {tries}"),
         )
     if not quiet:
-        print_report(report, os.uname().release, wide(WIDTH, stderr=json_file == "-"), verbose=verbose)
-    if json_file is not None:
-        write_text(json_file, json.dumps(to_json(report), indent=1, allow_nan=False) + "\n")
+        print_report(report, os.uname().release, plain(stderr=into.is_stdout), verbose=verbose)
+    into.write(to_json(report))
     sys.exit(report.status)

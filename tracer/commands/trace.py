@@ -1,6 +1,5 @@
 """`eofrace trace`: record what any process does to its files, and judge it."""
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,7 +93,7 @@ def trace(
     from tracer.capture import run
     from tracer.capture.parts import PART_OPERATIONS
     from tracer.errors import UsageError
-    from tracer.output import STDOUT, check_writable, write_text
+    from tracer.output import STDOUT, JsonFile
     from tracer.report.console import status_line
     from tracer.report.trace_text import print_captured
 
@@ -109,8 +108,7 @@ def trace(
         raise UsageError("-o -: a trace does not go to standard output: name a file NAME.parquet or a directory")
     if part_operations is not None and not options.rotates:
         raise UsageError("--rotate is for a directory: name one with -o DIR/")
-    if json_file is not None:
-        check_writable(json_file)
+    into = JsonFile(json_file)
     all_rules()  # one that cannot be loaded is told of before anything is recorded
     with status_line("attaching", quiet=quiet) as show:
         captured = run.capture(
@@ -118,10 +116,9 @@ def trace(
             lambda totals, seconds: show(_line(totals, seconds)),
             (lambda: None) if quiet else (lambda: click.echo(RECORDING, err=True)),
         )
-    if json_file is not None:
-        write_text(json_file, json.dumps(captured.to_json(), indent=1, allow_nan=False) + "\n")
+    into.write(captured.to_json())
     if not quiet:
-        print_captured(captured, stderr=json_file == "-" or bool(options.command))
+        print_captured(captured, stderr=into.is_stdout or bool(options.command))
     ctx.exit(int(captured.status))
 
 

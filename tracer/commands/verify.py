@@ -163,18 +163,19 @@ def verify(
     With --format another format, a stack of filters or a mirror job is what is judged, as the thread left it: without
     a workaround, beside a control in which what its safety rests on is taken away.
     """
-    from tracer.output import check_writable, make_directory
-    from tracer.verify.options import Options
+    from tracer.output import JsonFile, make_directory
+    from tracer.verify.options import Options, refuse_with_held
     from tracer.verify.qemu.cell import FALLOCATE
     from tracer.verify.qemu.command import look
     from tracer.verify.session import Session
 
     if held:
-        _refuse_what_held_chooses()
-        if format_name != "qcow2":
-            raise UsageError(f"--held chooses a schedule for qcow2 alone: leave --format {format_name} or --held out")
-    if json_file is not None:
-        check_writable(json_file)
+        context = click.get_current_context()
+        refuse_with_held(
+            {name for name in context.params if context.get_parameter_source(name) is not ParameterSource.DEFAULT},
+            format_name,
+        )
+    into = JsonFile(json_file)
     if output is not None:
         make_directory(output)
     qemus: tuple[Build, ...] = ()
@@ -199,7 +200,7 @@ def verify(
         format=format_name,
         qemus=qemus,
     )
-    session = Session(options, output, json_file, verbose=verbose, quiet=quiet)
+    session = Session(options, output, into, verbose=verbose, quiet=quiet)
     sys.exit(session.run())
 
 
@@ -208,10 +209,3 @@ def _default_strategies(format_name: str = "qcow2") -> list[str]:
     if format_name != "qcow2":
         return [CONTROL]
     return [name for name in STRATEGIES if name != AUTO]
-
-
-def _refuse_what_held_chooses() -> None:
-    context = click.get_current_context()
-    for name, option in (("directory", "--dir"), ("writes", "--writes"), ("cluster_size", "--cluster-size")):
-        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
-            raise UsageError(f"--held makes its own disk and writes: leave {option} out")

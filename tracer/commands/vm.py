@@ -1,6 +1,5 @@
 """`eofrace vm`: any command under another kernel, in a dedicated VM over the host's own files."""
 
-import json
 import os
 import re
 import sys
@@ -105,22 +104,20 @@ def build(variant: str, quiet: bool) -> None:
 @click.option("--json", "json_file", metavar="FILE", help="Write the list as JSON; - is stdout.")
 def kernels(json_file: str | None) -> None:
     """List the kernels that are there, and say whether KVM works."""
-    from tracer.output import STDOUT, check_writable, write_text
+    from tracer.output import JsonFile
     from tracer.vm import kernels as known
     from tracer.vm import kvm
 
-    if json_file is not None:
-        check_writable(json_file)
+    into = JsonFile(json_file)
     lines = known.listing()
     finding = kvm.known()
-    if json_file is not None:
-        data = {
-            "schema": "eofrace.vm.kernels/1",
-            "kernels": [line.to_json() for line in lines],
-            "kvm": finding.to_json(),
-        }
-        write_text(json_file, json.dumps(data, indent=1) + "\n")
-    if json_file == STDOUT:
+    data = {
+        "schema": "eofrace.vm.kernels/1",
+        "kernels": [line.to_json() for line in lines],
+        "kvm": finding.to_json(),
+    }
+    into.write(data)
+    if into.is_stdout:
         return
     for line in lines:
         size = "" if line.size is None else f"{line.size / 1e6:.1f} MB"
@@ -161,12 +158,11 @@ def matrix(
     Each kernel is booted once: `probe`, then `verify` on each file system. A kernel that dies has its reason below the
     table, and the others go on.
     """
-    from tracer.output import STDOUT, check_writable, write_text
+    from tracer.output import JsonFile
     from tracer.vm import kernels as known
     from tracer.vm import matrix as maker
 
-    if json_file is not None:
-        check_writable(json_file)
+    into = JsonFile(json_file)
     chosen = names or ["debian", *(line.name for line in known.listing() if line.cached and line.name != "debian")]
     found = [known.resolve(name) for name in dict.fromkeys(chosen)]
     plan = maker.Plan(
@@ -178,9 +174,8 @@ def matrix(
         cpus=cpus,
     )
     columns = [maker.run(kernel, plan, _note) for kernel in found]
-    if json_file is not None:
-        write_text(json_file, json.dumps(maker.to_json(plan, columns), indent=1, allow_nan=False) + "\n")
-    if json_file != STDOUT:
+    into.write(maker.to_json(plan, columns))
+    if not into.is_stdout:
         from tracer.report.escape import printable
 
         for line in maker.table(plan, columns).splitlines():

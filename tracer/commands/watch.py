@@ -75,7 +75,7 @@ def watch(
     processes, after --duration, or by Ctrl-C.
     """
     from tracer.errors import EofraceError, UsageError
-    from tracer.output import STDOUT, check_writable, write_text
+    from tracer.output import STDOUT, JsonFile, check_writable
     from tracer.report.console import status_line
     from tracer.report.watch_text import event_line, print_watched
     from tracer.watch import run
@@ -85,12 +85,11 @@ def watch(
         raise UsageError("--json-lines has standard output already: name a file for --json")
     if not math.isfinite(interval):
         raise UsageError("--metrics-interval: name a number of seconds")
-    if json_file is not None:
-        check_writable(json_file)
+    into = JsonFile(json_file)
     if metrics_file is not None:
         check_writable(metrics_file)
     metrics_fail = False
-    to_stderr = bool(options.command) or json_lines or json_file == STDOUT
+    to_stderr = bool(options.command) or json_lines or into.is_stdout
     due = 0.0
 
     with status_line("attaching", quiet=quiet) as show:
@@ -120,8 +119,7 @@ def watch(
         )
     if metrics_file is not None:
         _write_metrics(metrics_file, watched.state, running=False)
-    if json_file is not None:
-        write_text(json_file, json.dumps(watched.to_json(), indent=1, allow_nan=False) + "\n")
+    into.write(watched.to_json())
     if not quiet:
         print_watched(watched, stderr=to_stderr)
     ctx.exit(int(watched.status))

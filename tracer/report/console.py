@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 import rich.console
+from rich.text import Text
 
 
 class Console(rich.console.Console):
@@ -22,8 +23,13 @@ def status_line(first: str, *, quiet: bool) -> Iterator[Callable[[str], None]]:
     if quiet or not console.is_terminal:
         yield lambda _: None
         return
-    with console.status(first) as status:
-        yield status.update
+    with console.status(Text(first)) as status:
+        yield lambda text: status.update(Text(text))  # not markup: there are names in it
+
+
+def plain(*, stderr: bool) -> Console:
+    """A console for a report: nothing is highlighted, and lines stay as they are (`tracer.report.tables` fits them)."""
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False)
 
 
 def wide(width: int, *, stderr: bool) -> Console:

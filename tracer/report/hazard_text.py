@@ -1,17 +1,17 @@
 """Hazards, one sentence each."""
 
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.padding import Padding
 from rich.text import Text
 
+from tracer.analysis.findings import Counts
 from tracer.analysis.hazards import Hazard, Pair
 from tracer.analysis.rules import Outcome
 from tracer.operations import Op
 from tracer.report.console import Console
 from tracer.report.escape import printable
+from tracer.report.tables import Column, Row, print_table, told
 from tracer.report.units import size
 
 MAX_SENTENCES = 50
@@ -27,24 +27,31 @@ _UNEXPLAINED = "what happened between may be what the trace lacks"
 """Of a pair that was not in the kernel together."""
 
 
+_COUNTS = (Column("rule", left=True), Column("exposed"), Column("kernel-serialised"), Column("lost"))
+
+
+def print_counts(counts: Mapping[str, Counts], console: Console) -> None:
+    """Print the pairs of each rule."""
+    rows: list[Row] = [
+        [Text(printable(rule)), *(f"{number:,}" for number in (count.exposed, count.kernel_serialised, count.lost))]
+        for rule, count in counts.items()
+    ]
+    print_table(console, _COUNTS, rows)
+
+
 def print_hazards(hazards: Sequence[Hazard], console: Console, *, indent: str = "") -> None:
     """The first of them, each with its examples, and how many more there are.
 
     A terminal gets lines that fit it; whoever reads a pipe gets a line for each, to search in.
     """
-    # Not the console's own width: it may have been made wider for a table.
-    width = shutil.get_terminal_size().columns if console.is_terminal else None
     for hazard in hazards[:MAX_SENTENCES]:
         texts = [(indent, Text.assemble(*sentence(hazard)))]
         if hazard.pairs > 1:
             texts += [(indent + "  ", Text(f"{name}: {_told(pair)}")) for name, pair in _examples(hazard)]
         for margin, text in texts:
-            if width is None:
-                console.print(Text(margin) + text)
-            else:
-                console.print(Padding(text, (0, 0, 0, len(margin))), width=width, soft_wrap=False)
+            told(console, text, margin=margin)
     if len(hazards) > MAX_SENTENCES:
-        console.print(f"{indent}and {len(hazards) - MAX_SENTENCES} more; --json has all of them")
+        told(console, Text(f"{indent}and {len(hazards) - MAX_SENTENCES} more; --json has all of them"))
 
 
 def sentence(hazard: Hazard) -> list[str | tuple[str, str]]:

@@ -2,56 +2,54 @@
 
 import os
 
-from rich.box import SIMPLE
-from rich.table import Table
 from rich.text import Text
 
 from tracer.capture.result import Captured
 from tracer.report.colours import STYLES
-from tracer.report.console import wide
+from tracer.report.console import Console, plain
 from tracer.report.escape import printable
 from tracer.report.hazard_text import print_hazards
+from tracer.report.tables import Column, Row, print_table, told
 
-WIDTH = 100
-COUNTS = 60
-"""Columns beside a path: it is never broken."""
 BUSIEST = 10
 
 
 def print_captured(captured: Captured, *, stderr: bool) -> None:
     """Print the summary."""
-    longest = max((len(_shown(captured, file)) for file in captured.paths), default=0)
-    console = wide(max(WIDTH, longest + COUNTS), stderr=stderr)
+    console = plain(stderr=stderr)
     totals = captured.totals
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(totals.kinds.items(), key=lambda item: -item[1]))
     rate = totals.operations / captured.seconds if captured.seconds else 0.0
-    console.print(f"{totals.operations:,} operations in {captured.seconds:.1f} s ({rate:,.0f}/s): {kinds or 'none'}")
+    told(
+        console,
+        Text(f"{totals.operations:,} operations in {captured.seconds:.1f} s ({rate:,.0f}/s): {kinds or 'none'}"),
+    )
     if captured.exit_status is not None:
-        console.print(f"the command ended with {command_end(captured.exit_status)}")
+        told(console, Text(f"the command ended with {command_end(captured.exit_status)}"))
     elif captured.ended_by:
-        console.print(f"recording ended: {captured.ended_by}")
+        told(console, Text(f"recording ended: {captured.ended_by}"))
     if totals.failed:
-        console.print(f"{totals.failed:,} of them failed")
+        told(console, Text(f"{totals.failed:,} of them failed"))
     lost = ", ".join(f"{count:,} {reason}" for reason, count in totals.dropped.items() if count)
     if lost:
-        console.print(f"lost in the kernel: {lost}", style="bold yellow")
+        told(console, Text(f"lost in the kernel: {lost}", style="bold yellow"))
     if totals.begun_before:
-        console.print(f"{totals.begun_before:,} in flight when recording began", style="yellow")
+        told(console, Text(f"{totals.begun_before:,} in flight when recording began", style="yellow"))
     if totals.unfinished:
-        console.print(f"{totals.unfinished:,} in flight at the end", style="yellow")
+        told(console, Text(f"{totals.unfinished:,} in flight at the end", style="yellow"))
     if totals.files:
-        console.print(_files(captured))
+        _print_files(captured, console)
     if captured.analysis is not None:
         print_hazards(captured.analysis.hazards, console)
     for what, why in captured.gaps.items():
-        console.print(f"note: not seen: {printable(f'{what}: {why}')}", markup=False)
+        told(console, Text(f"note: not seen: {printable(f'{what}: {why}')}"))
     for note in captured.notes:
-        console.print(f"note: {printable(note)}", markup=False)
+        told(console, Text(f"note: {printable(note)}"))
     if captured.trace is not None:
-        console.print(f"trace: {printable(str(captured.trace))}", markup=False)
+        told(console, Text(f"trace: {printable(str(captured.trace))}"))
     if captured.analysis is not None:
         verdict = captured.analysis.verdict
-        console.print(Text.assemble("verdict: ", (verdict.value, STYLES[verdict]), f" ({_why(captured)})"))
+        told(console, Text.assemble("verdict: ", (verdict.value, STYLES[verdict]), f" ({_why(captured)})"))
 
 
 def command_end(status: int) -> str:
@@ -66,20 +64,19 @@ def _shown(captured: Captured, file: tuple[int, int]) -> str:
     return f"{shown} (and before, by the same number: {printable(', '.join(earlier))})" if earlier else shown
 
 
-def _files(captured: Captured) -> Table:
+def _print_files(captured: Captured, console: Console) -> None:
+    """The table; a path is the last column, and never broken."""
     busiest = captured.busiest()
-    table = Table(box=SIMPLE, pad_edge=False)
-    table.add_column("operations", justify="right", no_wrap=True)
-    table.add_column("written", justify="right", no_wrap=True)
-    table.add_column("file", no_wrap=True)
-    for file, count in busiest[:BUSIEST]:
-        table.add_row(f"{count.operations:,}", f"{count.bytes:,} B", Text(_shown(captured, file)))
+    rows: list[Row] = [
+        [f"{count.operations:,}", f"{count.bytes:,} B", Text(_shown(captured, file))]
+        for file, count in busiest[:BUSIEST]
+    ]
     rest = busiest[BUSIEST:]
     if rest or captured.totals.evicted:
         operations = sum(count.operations for _, count in rest) + captured.totals.others.operations
         files = f"in {len(rest) + captured.totals.evicted:,} other files"
-        table.add_row(f"{operations:,}", "", f"{files} or fewer" if captured.totals.evicted else files)
-    return table
+        rows.append([f"{operations:,}", "", f"{files} or fewer" if captured.totals.evicted else files])
+    print_table(console, (Column("operations"), Column("written"), Column("file", left=True)), rows)
 
 
 def _why(captured: Captured) -> str:

@@ -5,10 +5,11 @@ from datetime import UTC, datetime
 from rich.text import Text
 
 from tracer.report.colours import STYLES
-from tracer.report.console import wide
+from tracer.report.console import plain
 from tracer.report.escape import printable
 from tracer.report.hazard_text import sentence
-from tracer.report.trace_text import WIDTH, command_end
+from tracer.report.tables import told
+from tracer.report.trace_text import command_end
 from tracer.watch.result import Event, Watched
 
 
@@ -22,22 +23,22 @@ def event_line(event: Event) -> str:
 
 def print_watched(watched: Watched, *, stderr: bool) -> None:
     """Print the summary."""
-    console = wide(WIDTH, stderr=stderr)
+    console = plain(stderr=stderr)
     state, counts = watched.state, watched.state.counts
     operations = sum(state.operations.values())
     kinds = ", ".join(
         f"{count:,} {op.label}" for op, count in sorted(state.operations.items(), key=lambda item: -item[1])
     )
-    console.print(f"{operations:,} operations in {state.seconds:.1f} s: {kinds or 'none'}")
-    console.print(f"{state.post_eof_fallocates:,} post-EOF fallocates")
+    told(console, Text(f"{operations:,} operations in {state.seconds:.1f} s: {kinds or 'none'}"))
+    told(console, Text(f"{state.post_eof_fallocates:,} post-EOF fallocates"))
     if watched.exit_status is not None:
-        console.print(f"the command ended with {command_end(watched.exit_status)}")
+        told(console, Text(f"the command ended with {command_end(watched.exit_status)}"))
     else:
-        console.print(f"watching ended: {watched.ended_by}")
+        told(console, Text(f"watching ended: {watched.ended_by}"))
     if state.in_flight:
-        console.print(f"{state.in_flight:,} in flight at the end: judged as far as they had come")
+        told(console, Text(f"{state.in_flight:,} in flight at the end: judged as far as they had come"))
     for what, why in watched.gaps.items():
-        console.print(f"note: not seen: {printable(f'{what}: {why}')}", markup=False)
+        told(console, Text(f"note: not seen: {printable(f'{what}: {why}')}"))
     if counts.exposed:
         why = (
             f"{counts.exposed:,} pairs exposed, {counts.kernel_serialised:,} of them ordered by the kernel, "
@@ -48,4 +49,4 @@ def print_watched(watched: Watched, *, stderr: bool) -> None:
     else:
         why = "; ".join(watched.doubts) or "no dangerous pair, and nothing that could hide one"
     verdict = watched.verdict
-    console.print(Text.assemble("verdict: ", (verdict.value, STYLES[verdict]), f" ({why})"))
+    told(console, Text.assemble("verdict: ", (verdict.value, STYLES[verdict]), f" ({why})"))
