@@ -180,5 +180,15 @@ def standard(name: str, writes: int, cluster_size: int, region: int) -> Guest:
     return parse(" ".join(words[:writes]), cluster_size)
 
 
+def chosen(text: str, writes: int, cluster_size: int) -> tuple[Guest, bool]:
+    """The guest that a name or words mean, and whether its image is about to need a refcount block.
+
+    `writes` are those of a guest by name; `cluster_size` in bytes. Raises UsageError.
+    """
+    if text in NAMES:
+        return standard(text, writes, cluster_size, cluster_size // 8), text == "growth"
+    return parse(text, cluster_size), False
+
+
 NAMES = ("neighbours", "sub-cluster", "same-cluster", "crossing", "growth")
 """Guests that have a name."""

@@ -20,6 +20,7 @@ from tracer.explore.replay import save
 from tracer.explore.shrink import shrink
 from tracer.explore.space import Runs, Space
 from tracer.explore.tasks import Found, Task, cut, drain, run_task
+from tracer.explore.verdict import verdict_of
 from tracer.explore.workers import Checkpoint, executor, run_tasks
 
 SCHEMA = "eofrace.explore/1"
@@ -73,6 +74,11 @@ class Cell:
         """Whether it is there to show the hazard."""
         return self.space.strategy.name == CONTROL
 
+    @property
+    def exhaustive(self) -> bool:
+        """Whether every schedule was searched."""
+        return self.bound is None and self.found.complete
+
     def to_json(self) -> dict[str, Any]:
         """As design.md defines it, and more."""
         tally = self.found.tally
@@ -86,7 +92,7 @@ class Cell:
             "schedules": tally.schedules,
             "states": tally.states,
             "redundant": tally.redundant,
-            "exhaustive": self.bound is None and self.found.complete,
+            "exhaustive": self.exhaustive,
             "outcomes": {outcome.value: self.found.outcomes[outcome.value] for outcome in Outcome},
             "rules": dict(sorted(self.found.rules.items())),
             "disagreements": sum(self.found.disagreements.values()),
@@ -155,7 +161,8 @@ def _cell(
     if options.crash and not stopped():
         progress(f"{name}: power failures")
         cell.crash_points, cell.crash_losses = crash_losses(space, options.limit or SMALL, stopped)
-    cell.verdict, cell.reason = _judged(cell)
+    cell.verdict = verdict_of(found.outcomes, len(cell.crash_losses), exhaustive=cell.exhaustive)
+    cell.reason = _reason(cell)
     return cell
 
 
@@ -197,28 +204,29 @@ def _example(cell: Cell, choices: list[int], output: Path | None) -> None:
         cell.counterexample = str(path)
 
 
-def _judged(cell: Cell) -> tuple[Verdict, str]:
+def _reason(cell: Cell) -> str:
+    """Of its verdict, in words."""
     found = cell.found
     counts = found.outcomes
     of = f"of {_counted(found)}" + ("" if found.complete else ", and the search stopped early")
     if counts[Outcome.LOST.value]:
-        return Verdict.CORRUPT, f"acknowledged data is lost in {counts[Outcome.LOST.value]} {of}"
+        return f"acknowledged data is lost in {counts[Outcome.LOST.value]} {of}"
     if cell.crash_losses:
-        return Verdict.CORRUPT, f"a power failure loses what was flushed, at {len(cell.crash_losses)} points"
+        return f"a power failure loses what was flushed, at {len(cell.crash_losses)} points"
     if counts[Outcome.DEADLOCK.value]:
-        return Verdict.UNSAFE, f"requests wait for each other for ever in {counts[Outcome.DEADLOCK.value]} {of}"
+        return f"requests wait for each other for ever in {counts[Outcome.DEADLOCK.value]} {of}"
     if counts[Outcome.EXPOSED.value]:
         rules = ", ".join(f"{rule} {count:,}" for rule, count in sorted(found.rules.items()))
-        return Verdict.UNSAFE, f"the order is left to the kernel in {counts[Outcome.EXPOSED.value]} {of} ({rules})"
+        return f"the order is left to the kernel in {counts[Outcome.EXPOSED.value]} {of} ({rules})"
     if cell.bound is not None:
         bound = cell.bound
-        return Verdict.INCONCLUSIVE, (
+        return (
             f"nothing found in {bound.runs} random schedules: a bug of depth {bound.depth} was missed with a"
             f" probability of at most {bound.missed:.3g} ({bound.processes} processes, {bound.steps} steps)"
         )
     if not found.complete:
-        return Verdict.INCONCLUSIVE, f"nothing found, but the search stopped early, after {_counted(found)}"
-    return Verdict.CONFIRMED, f"the whole space, {_counted(found)}: nothing exposed, nothing lost"
+        return f"nothing found, but the search stopped early, after {_counted(found)}"
+    return f"the whole space, {_counted(found)}: nothing exposed, nothing lost"
 
 
 def _counted(found: Found) -> str:

@@ -4,7 +4,6 @@ The checkpoint has one JSON line for each task that is done, so that a search th
 where it was. What is found does not depend on how many workers there are, nor on how often it was interrupted.
 """
 
-import ctypes
 import json
 import multiprocessing
 import os
@@ -18,16 +17,16 @@ from tracer.analysis import cluster
 from tracer.errors import UsageError
 from tracer.explore.space import Space
 from tracer.explore.tasks import Found, Task, run_task
+from tracer.parent import die_with
 from tracer.report.escape import printable
 
-_PR_SET_PDEATHSIG = 1
 _POLL = 0.2  # seconds between two looks whether somebody wants to stop
 
 
-def _begin_worker() -> None:
+def _begin_worker(parent: int) -> None:
     """A worker leaves signals of the terminal to its parent, and does not outlive it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    die_with(parent)
 
 
 @contextmanager
@@ -38,7 +37,7 @@ def executor(jobs: int, scheduler: str | None) -> Iterator[Executor]:
         with cluster.scheduler(scheduler) as workers:
             yield workers.executor()
         return
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), _begin_worker)
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), _begin_worker, (os.getpid(),))
     try:
         yield pool
     finally:

@@ -110,7 +110,8 @@ def overall(cells: list[Cell]) -> Judgement:
         return Judgement(
             verdict, f"the control shows the hazard; no protecting strategy was run, and nothing is claimed{left}"
         )
-    return Judgement(verdict, f"{len(protecting)} protecting cells confirmed, and every control shows the hazard{left}")
+    shown = "1 protecting cell" if len(protecting) == 1 else f"{len(protecting)} protecting cells"
+    return Judgement(verdict, f"{shown} confirmed, and every control shows the hazard{left}")
 
 
 def to_json(report: Report, host: dict[str, Any]) -> dict[str, Any]:
@@ -124,16 +125,18 @@ def to_json(report: Report, host: dict[str, Any]) -> dict[str, Any]:
         "notes": report.notes,
         "mechanisms": report.mechanisms,
         "gaps": report.gaps,
-        "cells": [_cell_json(cell, report.kernel) for cell in report.cells],
+        "cells": [cell_json(cell, report.kernel) for cell in report.cells],
         "verdict": report.overall.verdict.value,
         "reason": report.overall.reason,
     }
 
 
-def _cell_json(cell: Cell, kernel: str) -> dict[str, Any]:
+def cell_json(cell: Cell, kernel: str) -> dict[str, Any]:
+    """One cell of it."""
     counts = cell.counts
     delay = cell.block_io_delay_ns
     return {
+        "name": cell.name,
         "strategy": cell.strategy,
         "format": cell.format,
         "variant": cell.variant,

@@ -1,11 +1,13 @@
 """What a run was asked for."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blockstack.guest import DEPTH
 from blockstack.strategies import Strategy
+from tracer.errors import UsageError
 
 if TYPE_CHECKING:
     from tracer.verify.qemu.daemon import Build
@@ -37,3 +39,12 @@ class Options:
     def steps(self) -> int:
         """Steps of progress in a cell."""
         return 1 if self.held else self.writes
+
+
+def refuse_with_held(given: Collection[str], format_name: str) -> None:
+    """Raise UsageError for what cannot be said beside --held: `given` are the parameters that were."""
+    for name, option in (("directory", "--dir"), ("writes", "--writes"), ("cluster_size", "--cluster-size")):
+        if name in given:
+            raise UsageError(f"--held makes its own disk and writes: leave {option} out")
+    if format_name != "qcow2":
+        raise UsageError(f"--held chooses a schedule for qcow2 alone: leave --format {format_name} or --held out")

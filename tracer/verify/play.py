@@ -155,8 +155,8 @@ def opened(
 
 async def leave(disk: blockstack.Disk, oracle: Oracle, before: BlockDelays) -> Run:
     """What has to be known of the disk before closing it forgets the tables and ends the worker threads."""
-    after = delays()
-    return Run(oracle, await mapping(disk).extents(), after.since(before), after.note)
+    waited = delays().since(before)
+    return Run(oracle, await mapping(disk).extents(), waited.delays, waited.note)
 
 
 def mapping(disk: blockstack.Disk) -> Mapping:

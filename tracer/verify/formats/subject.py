@@ -117,8 +117,8 @@ async def served(node: Node, file: FilePosix) -> AsyncIterator[Disk]:
 
 async def leave(node: Node, oracle: Oracle, before: BlockDelays) -> Run:
     """What has to be known before closing forgets the tables and ends the worker threads."""
-    after = delays()
-    return Run(oracle, await extents(node, oracle), after.since(before), after.note)
+    waited = delays().since(before)
+    return Run(oracle, await extents(node, oracle), waited.delays, waited.note)
 
 
 async def extents(node: Node, oracle: Oracle) -> Extents:
