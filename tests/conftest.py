@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from xdist.scheduler import LoadScopeScheduling
 
 from tracer import host
@@ -14,6 +14,8 @@ from tracer.vm import build, command
 
 # Machines are shared: how long one example takes says nothing.
 settings.register_profile("shared", deadline=None)
+# tests/mutation/analysis.toml: whether an example fails is all that is asked, and the same ones every time.
+settings.register_profile("mutation", deadline=None, phases=(Phase.explicit, Phase.generate), derandomize=True)
 settings.load_profile("shared")
 
 
@@ -43,7 +45,17 @@ def _not_slow() -> str | None:
     return "EOFRACE_FAST is set" if os.environ.get("EOFRACE_FAST") else None
 
 
-_NEEDS: dict[str, Callable[[], str | None]] = {"root": _no_root, "vm": _no_vm, "racy": _no_racy, "slow": _not_slow}
+def _not_long() -> str | None:
+    return None if os.environ.get("EOFRACE_ALL") else "takes minutes: EOFRACE_ALL=1 runs it"
+
+
+_NEEDS: dict[str, Callable[[], str | None]] = {
+    "root": _no_root,
+    "vm": _no_vm,
+    "racy": _no_racy,
+    "slow": _not_slow,
+    "long": _not_long,
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -51,28 +63,34 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--vm-racy", action="store_true", help="build the kernels racy and stock if they are not cached")
 
 
-class _ByWhatTheyChange(LoadScopeScheduling):  # type: ignore[misc] # pytest-xdist has no types
-    """A module goes to one process, and all that change the host (marked `root`) to the same one.
+class _ByModule(LoadScopeScheduling):  # type: ignore[misc] # pytest-xdist has no types
+    """A module goes to one process; all that boot the VM to the same one, because two machines at once would be slower.
 
-    They look at every loop device and mount there is. Modules that boot the VM change nothing on the host and go to one
-    process, too: two machines at once would be slower. (--dist loadgroup does nothing with pytest 9.2.)
+    (--dist loadgroup does nothing with pytest 9.2.)
     """
 
     def _split_scope(self, nodeid: str) -> str:
         module = nodeid.partition("::")[0]
-        return _group(str(self.config.rootpath / module)) or module
+        return "vm" if _rank(str(self.config.rootpath / module)) == 0 else module
 
 
 @functools.cache
-def _group(module: str) -> str | None:
+def _rank(module: str) -> int:
+    """0: boots the VM; 1: root's, mostly long; 2: others."""
     text = Path(module).read_text()
-    return next((name for name in ("vm", "root") if f"mark.{name}" in text), None)
+    return next((rank for rank, name in enumerate(("vm", "root")) if f"mark.{name}" in text), 2)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is long first: at the end all processes have something left to do."""
+    items.sort(key=lambda item: _rank(str(item.path)))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
     """With several processes: `./run test` without arguments."""
-    return _ByWhatTheyChange(config, log)
+    config.option.loadscopereorder = False  # in the order of the items
+    return _ByModule(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -254,7 +254,7 @@ def test_it_fits_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     ops = np.concatenate([race(), race(size_end=128 * K)])
     ops["seq_begin"][2:] += 4
     ops["seq_end"][2:] += 4
-    console = Console(file=io.StringIO(), force_terminal=True, width=200, color_system=None)
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
     print_hazards(analyse(ops, TraceMeta()).hazards, console, indent="  ")
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined] # it is the StringIO from above
     assert 5 < len(lines) < 12

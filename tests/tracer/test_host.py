@@ -81,5 +81,18 @@ def test_block_io_delay_never_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert "ZeroDivisionError" in taskstats.block_io_delay([1]).note
     monkeypatch.setattr(taskstats, "_read", lambda tids: dict.fromkeys(tids, 7))
     later = taskstats.block_io_delay([1, 2])
-    assert later.since(taskstats.BlockDelays({1: 3})) == {1: 4, 2: 7}
-    assert later.since(taskstats.BlockDelays(None, "why")) is None
+    assert later.since(taskstats.BlockDelays({1: 3})) == taskstats.BlockDelays({1: 4, 2: 7})
+    for one, other in ((later, taskstats.BlockDelays(None, "why")), (taskstats.BlockDelays(None, "why"), later)):
+        assert one.since(other) == taskstats.BlockDelays(None, "why")
+
+
+def test_a_delay_longer_than_the_threads_life_is_not_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As Linux 6.18.44 has told it: of a thread 0.1 s old, twice the time since boot."""
+    figures = {"ac_etime": 116_598, "blkio_delay_total": 115_000_000}
+    monkeypatch.setattr(taskstats, "SWITCH", tmp_path / "none")
+    monkeypatch.setattr(taskstats, "_read", lambda tids: {tid: taskstats._believed(figures) for tid in tids})
+    assert taskstats.block_io_delay([1]).delays == {1: 115_000_000}
+    figures["blkio_delay_total"] = 130_680_510_025_396
+    found = taskstats.block_io_delay([1])
+    assert found.delays is None
+    assert "this kernel's figures are wrong: a thread 0.1 s old has waited 130680.5 s" in found.note

@@ -90,6 +90,7 @@ def test_the_mechanisms_of_this_host_see_the_same_operations() -> None:
 
 @pytest.mark.vm
 @pytest.mark.slow
+@pytest.mark.long
 def test_whatever_io_uring_does_to_a_file(vm: machine.Machine) -> None:
     """As tests/tracer/capture has it, but that fallocates are seen in XFS itself, and that 6.1 refuses to truncate."""
     done = vm.run([sys.executable, str(INSIDE / "ring.py")], timeout=300)
@@ -100,6 +101,7 @@ def test_whatever_io_uring_does_to_a_file(vm: machine.Machine) -> None:
 
 @pytest.mark.vm
 @pytest.mark.slow
+@pytest.mark.long
 def test_watch_finds_the_control_and_nothing_else(vm: machine.Machine) -> None:
     """With the functions instead of tracepoints, and past the verifier of 6.1."""
     done = vm.run([sys.executable, str(INSIDE / "watch.py")], timeout=600)
@@ -115,7 +117,9 @@ def test_watch_finds_the_control_and_nothing_else(vm: machine.Machine) -> None:
 
 @pytest.mark.vm
 @pytest.mark.slow
+@pytest.mark.long
 def test_every_mechanism_sees_the_same_operations(vm: machine.Machine) -> None:
+    """Compiling each one's programs takes most of a minute there."""
     done = vm.run([sys.executable, str(INSIDE / "mechanisms.py")], timeout=600)
     said = done.stderr.decode(errors="replace")[-2000:]
     assert done.stdout, said

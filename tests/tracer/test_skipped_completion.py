@@ -33,9 +33,11 @@ def test_the_kiocb_is_used_again(place: Scratch) -> None:
         assert aio.results(1) == {1: 4 * KIB}
         assert probes._raw("iomap_dio_complete") is None
         found = recorder.take()
-        assert (found["request"].tolist(), found["seq_end"].tolist()) == ([1], [0])
-        assert (recorder.unfinished, recorder.dropped) == (1, 0)
-        dropped = 0
+        dropped = recorder.dropped_by["end not seen"]  # another process has had the kiocb since
+        expected = ([], []) if dropped else ([1], [0])
+        assert (found["request"].tolist(), found["seq_end"].tolist()) == expected
+        assert recorder.unfinished + dropped == 1
+        assert recorder.dropped == dropped
         for number in range(ROUNDS):
             batch = [(at * 8 * KIB, 4 * KIB, number * BATCH + at + 2) for at in range(BATCH)]
             assert aio.submit(direct, batch) == BATCH

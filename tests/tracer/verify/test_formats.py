@@ -5,24 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import numpy as np
 import pytest
 
 from blockstack.guest import Damage, Oracle
 from blockstack.guest.mixed import Action, make_mixed_plan
 from blockstack.guest.stamp import payload
-from blockstack.journal import GUEST_SHIFT, RequestFlag
 from blockstack.strategies import STRATEGIES, Auto, Strategy
 from tests.tracer.verify.runs import SILENT, options
 from tests.tracer.verify.schema import VERIFY
 from tests.tracer.verify.test_verify import eofrace, one_line
 from tracer import trace
-from tracer.analysis.conflicts import asked_together, grown_together
 from tracer.analysis.hazards import Verdict
 from tracer.analysis.rules.post_eof_fallocate import RULE
 from tracer.errors import Status
 from tracer.lab.scratch import filesystem_of
-from tracer.operations import FALLOC_FL_KEEP_SIZE, OPERATION, Op, Operations
 from tracer.verify.formats import matrix as formats_matrix
 from tracer.verify.formats.registry import SUBJECTS
 from tracer.verify.matrix import Report
@@ -82,7 +78,7 @@ def test_filters_start_no_zero_write_of_the_file() -> None:
     assert status == Status.OK
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_mirror_to_large_clusters_refutes_the_claim_and_a_strategy_protects_it() -> None:
     """Found by this: docs/findings/formats.md."""
     words = ("--fallocate", "legacy-xfs", "--writes", "800")
@@ -159,57 +155,6 @@ def test_on_the_kernels_evidence(format_name: str) -> None:
     assert report["verdict"] == "confirmed", report["reason"]
     for cell in report["cells"]:
         expect(cell, "confirmed" if cell["variant"] is None else {"kernel": "unsafe"}.get(cell["fallocate"], "corrupt"))
-
-
-def ops(*rows: tuple[Op, int, int, int, int, int, int]) -> Operations:
-    """Rows of op, guest, offset, length, flags, seq_begin, seq_end."""
-    found = np.zeros(len(rows), OPERATION)
-    for index, (op, guest, offset, length, flags, begin, end) in enumerate(rows):
-        row = found[index]
-        row["op"], row["request"], row["offset"], row["length"] = op, guest << GUEST_SHIFT | index + 1, offset, length
-        row["flags"], row["seq_begin"], row["seq_end"] = flags, begin, end
-        row["result"] = length if op in (Op.AIO_WRITE, Op.MARK_GUEST_WRITE) else 0
-        if op is Op.MARK_GUEST_WRITE:
-            row["request"] = guest << GUEST_SHIFT
-    return found
-
-
-TOGETHER = ((Op.MARK_GUEST_WRITE, 1, 0, 8, 0, 1, 10), (Op.MARK_GUEST_WRITE, 2, 8, 8, 0, 2, 20))
-APART = ((Op.MARK_GUEST_WRITE, 1, 0, 8, 0, 1, 5), (Op.MARK_GUEST_WRITE, 2, 8, 8, 0, 6, 20))
-ZERO = (Op.FALLOCATE, 1, 0, 8, 0, 3, 4)
-WRITE = (Op.AIO_WRITE, 2, 8, 8, 0, 11, 12)
-
-
-@pytest.mark.parametrize(
-    ("rows", "count"),
-    [
-        ((*TOGETHER, ZERO, WRITE), 1),
-        ((*APART, ZERO, WRITE), 0),
-        ((*TOGETHER, (Op.FALLOCATE, 1, 0, 8, FALLOC_FL_KEEP_SIZE, 3, 4), WRITE), 0),
-        ((*TOGETHER, (Op.FALLOCATE, 1, 8, 8, 0, 3, 4), WRITE), 0),  # it does not end behind
-        ((*TOGETHER, (Op.FALLOCATE, 2, 0, 8, 0, 3, 4), WRITE), 0),  # the same guest request
-        ((*TOGETHER, WRITE), 0),
-        ((), 0),
-    ],
-)
-def test_what_counts_as_asked_for_together(rows: tuple[Any, ...], count: int) -> None:
-    assert len(asked_together(ops(*rows))) == count
-
-
-@pytest.mark.parametrize(
-    ("rows", "count", "of_reads"),
-    [
-        ((*TOGETHER, (Op.AIO_WRITE, 1, 0, 8, 0, 3, 4), WRITE), 1, 0),
-        ((*APART, (Op.AIO_WRITE, 1, 0, 8, 0, 3, 4), WRITE), 0, 0),
-        ((*TOGETHER, (Op.AIO_WRITE, 1, 0, 8, 0, 13, 14), WRITE), 0, 0),  # what is behind came first: no growth
-    ],
-)
-def test_what_counts_as_growing_together(rows: tuple[Any, ...], count: int, of_reads: int) -> None:
-    found = ops(*rows)
-    assert len(grown_together(found)) == count
-    assert len(grown_together(found, of_reads=True)) == of_reads
-    found["flags"][:1] = RequestFlag.READ
-    assert len(grown_together(found, of_reads=True)) == count
 
 
 def test_a_plan_is_the_same_every_time_and_has_of_everything() -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from blockstack.strategies import STRATEGIES
 from tests.tracer.begun import wait_until_begun
+from tests.tracer.left_behind import what_stays
 from tests.tracer.verify.mutants import HELD_MUTANTS
 from tests.tracer.verify.runs import SILENT, options
 from tests.tracer.verify.schema import VERIFY
@@ -135,7 +136,7 @@ MISSES = {
     ("aio", "wrong"),
     [
         ("native", {"kernel": Verdict.UNSAFE, "legacy-xfs": Verdict.CORRUPT}),
-        ("threads", {"kernel": Verdict.UNSAFE}),
+        pytest.param("threads", {"kernel": Verdict.UNSAFE}, marks=pytest.mark.long),
     ],
 )
 def test_mutants_are_caught_where_they_are_wrong_and_nowhere_else(aio: str, wrong: dict[str, Verdict]) -> None:
@@ -224,10 +225,7 @@ def test_a_run_that_is_ended_leaves_nothing(number: signal.Signals, after: float
     assert process.returncode == (-number if number == signal.SIGKILL else 128 + number), stderr
     assert "Traceback" not in stderr
     assert os.listdir(tmp_path) == []
-    deadline = time.monotonic() + 20
-    while left_behind(tmp_path) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert left_behind(tmp_path) == []
+    assert what_stays(tmp_path) == []
 
 
 @pytest.mark.root
@@ -255,20 +253,6 @@ def children_of(parent: int, name: str) -> list[int]:
         if name in head and int(rest.split()[1]) == parent:
             found.append(int(entry.parts[2]))
     assert found
-    return found
-
-
-def left_behind(directory: Path) -> list[str]:
-    """Loop devices over files in `directory`, and processes that hold files in it."""
-    loops = subprocess.run(["losetup", "-a"], capture_output=True, text=True, check=True).stdout.splitlines()
-    found = [line for line in loops if str(directory) in line]
-    for entry in Path("/proc").glob("[0-9]*/fd/*"):
-        try:
-            target = os.readlink(entry)
-        except OSError:
-            continue
-        if target.startswith(str(directory)) and entry.parts[2] != str(os.getpid()):
-            found.append(f"{entry} -> {target}")
     return found
 
 

@@ -1,6 +1,7 @@
 """Strategies broken on purpose are caught: the proof that `confirmed` is no matter of course."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,10 +12,10 @@ from tracer.analysis.hazards import Verdict
 from tracer.verify import matrix
 
 
-def judge_mutants(evidence: str, seed: int, directory: Path | None = None) -> matrix.Report:
+def judge_mutants(evidence: str, seed: int, **others: Any) -> matrix.Report:
     """All mutants beside the strategy that they are mutants of."""
     strategies = (*MUTANTS, STRATEGIES["serialise"])
-    return matrix.run(options(*strategies, evidence=evidence, directory=directory, seed=seed), SILENT)
+    return matrix.run(options(*strategies, evidence=evidence, seed=seed, **others), SILENT)
 
 
 def check(report: matrix.Report) -> None:
@@ -31,11 +32,12 @@ def check(report: matrix.Report) -> None:
     assert report.overall.verdict in (Verdict.UNSAFE, Verdict.CORRUPT)
 
 
+@pytest.mark.long
 def test_on_the_drivers_evidence(tmp_path: Path) -> None:
     check(judge_mutants("driver", seed=1, directory=tmp_path))
 
 
 @pytest.mark.root
-@pytest.mark.slow
+@pytest.mark.long
 def test_on_the_kernels_evidence() -> None:
     check(judge_mutants("kernel", seed=2))

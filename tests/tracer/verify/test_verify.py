@@ -108,9 +108,8 @@ def test_the_trace_opens_in_duckdb(run: tuple[dict[str, Any], Any, Path]) -> Non
 
 
 def test_the_control_always_runs(tmp_path: Path) -> None:
-    done = eofrace(
-        "verify", "--evidence", "driver", "--strategy", "serialise", "--fallocate", "legacy-xfs", "--json", "-"
-    )
+    words = ("--strategy", "serialise", "--fallocate", "legacy-xfs", "--writes", "500", "--json", "-")
+    done = eofrace("verify", "--evidence", "driver", *words)
     report = json.loads(done.stdout)
     assert [cell["strategy"] for cell in report["cells"]] == ["none", "serialise"]
     assert done.returncode == Status.OK
@@ -133,9 +132,8 @@ def test_too_few_conflicts_confirm_nothing() -> None:
 
 
 def test_small_clusters_grow_refcount_blocks_as_well() -> None:
-    done = eofrace(
-        "verify", "--evidence", "driver", "--cluster-size", "4096", "--fallocate", "legacy-xfs", "--json", "-"
-    )
+    words = ("--cluster-size", "4096", "--fallocate", "legacy-xfs", "--writes", "800", "--json", "-")
+    done = eofrace("verify", "--evidence", "driver", *words)
     report = json.loads(done.stdout)
     assert report["verdict"] == "confirmed", report["reason"]
 
@@ -144,8 +142,8 @@ def test_a_strategy_for_xfs_alone_protects_nothing_elsewhere(tmp_path: Path) -> 
     """On a directory that was asked for, nothing stands in for XFS: the thread's last question, answered."""
     if fs_of(tmp_path) == "xfs":
         pytest.skip("the temporary directory lies on XFS")
-    words = ("--strategy", "serialise-xfs-native", "--fallocate", "kernel", "--dir", str(tmp_path), "--json", "-")
-    done = eofrace("verify", "--evidence", "driver", *words)
+    words = ("--strategy", "serialise-xfs-native", "--fallocate", "kernel", "--dir", str(tmp_path))
+    done = eofrace("verify", "--evidence", "driver", *words, "--writes", "500", "--json", "-")
     found = cells(json.loads(done.stdout))
     assert found["serialise-xfs-native", "kernel"]["verdict"] == "unsafe"
     assert done.returncode == Status.HAZARD

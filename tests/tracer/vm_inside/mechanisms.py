@@ -2,10 +2,10 @@
 
     python tests/tracer/vm_inside/mechanisms.py
 
-Attaches one recorder per mechanism, works on a scratch XFS, and prints one JSON object: what attached how and in
-which time, and in what each recorder's operations differ from the reference's (tracepoints, or where this kernel has
-none for direct writes, the default) and from what XFS' own tracepoints of direct writes say. Exit status 0: nothing
-differs.
+Attaches one recorder per mechanism, works on a scratch XFS, and prints one JSON object:
+what attached how and in which time, and in what each recorder's operations differ from the reference's (tracepoints, or
+where this kernel has none for direct writes, the default) and from what XFS' own tracepoints of direct writes say. Exit
+status 0: nothing differs.
 """
 
 import contextlib
@@ -47,7 +47,8 @@ IDENTITY = ("op", "offset", "length", "flags", "result", "pid", "tid", "request"
 SIZES = ("size_begin", "size_end", "size_applied")
 """Equal where nothing else happened between the system call and the function that it ends in."""
 
-# Independent of all the rest: no pairing, no keys, only what XFS says of each direct write.
+# Independent of all the rest: no pairing, no keys, only what XFS says of each direct write to one file system (another
+# may have the same inode numbers).
 WITNESS = """
 struct witnessed {
 	u64 ino;
@@ -59,9 +60,13 @@ BPF_ARRAY(witnessed, struct witnessed, 65536);
 
 static inline void witness(u64 inode, s64 offset, s64 length, u64 ends)
 {
-	u32 slot = take_numbers(1);
-	struct witnessed *entry = witnessed.lookup(&slot);
+	struct witnessed *entry;
+	u32 slot;
 
+	if (FIELD(u32, FIELD(u64, inode, OFF_inode_i_sb), OFF_super_block_s_dev) != WITNESSED_DEV)
+		return;
+	slot = take_numbers(1);
+	entry = witnessed.lookup(&slot);
 	if (!entry)
 		return;
 	entry->ino = FIELD(u64, inode, OFF_inode_i_ino);
@@ -88,9 +93,9 @@ int on_xfs_end_io_direct_write(struct bpf_raw_tracepoint_args *ctx)
 
 
 class Witness:
-    """XFS' own tracepoints of direct writes."""
+    """XFS' own tracepoints of direct writes to the file system with this st_dev."""
 
-    def __init__(self, stack: contextlib.ExitStack) -> None:
+    def __init__(self, stack: contextlib.ExitStack, dev: int) -> None:
         info = btf.kernel("xfs")
         wanted = {"xfs_file_direct_write": ("kiocb", "iov_iter"), "xfs_end_io_direct_write": ("xfs_inode", "")}
         for name, arguments in wanted.items():
@@ -98,8 +103,10 @@ class Witness:
         plan = hooks.plan(info, hooks.Mechanism.AUTO)
         record = attach.RECORD_BYTES
         macros = hooks.macros(info, plan, hooks.WATCHED_FILES, ring_bytes=mmap.PAGESIZE, record_bytes=record)
+        # s_dev is MKDEV(major, minor) with 20 bits of minor.
+        text = WITNESS.replace("WITNESSED_DEV", str(os.major(dev) << 20 | os.minor(dev)))
         bcc = import_bcc()
-        self._program = Program(bcc, build(bcc, (ROOT / "bpf/eofrace.h").read_text() + WITNESS, macros))
+        self._program = Program(bcc, build(bcc, (ROOT / "bpf/eofrace.h").read_text() + text, macros))
         stack.callback(self._program.close)
         for name in wanted:
             self._program.attach_to_tracepoint(self._program.load_for_tracepoint(f"on_{name}"), name)
@@ -256,7 +263,7 @@ def main() -> int:
                 continue
             result["attached"][name] = {"seconds": round(time.monotonic() - began, 2), **probes.mechanisms}
             recorders[name] = (probes, stack.enter_context(Recorder(probes)))
-        witness = Witness(stack)
+        witness = Witness(stack, place.dev)
         for part in work(place, recorders, witness):
             result["parts"][part["part"]] = compare(part, witness)
         result["dropped"] = {name: probes.dropped() for name, (probes, _) in recorders.items()}

@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-from tests.tracer.verify.test_verdict import CLEAN
+from tests.tracer.analysis.test_verdict import CLEAN
 from tracer.analysis.hazards import Verdict
 from tracer.analysis.verdict import Counts, Judgement
 from tracer.verify.cell import Cell
