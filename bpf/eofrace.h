@@ -229,6 +229,7 @@ BPF_ARRAY(xfs_by_function, u8, 1);			/* 1: fallocate_function.c sees those of XF
 BPF_ARRAY(tells_size, u64, TELLS_SLOTS);		/* magic number of a file system that tells whose size is set */
 BPF_ARRAY(untold, u8, 1);				/* UNTOLD*: a watched file lies on one that does not */
 BPF_PERCPU_ARRAY(drops, u64, DROP_KINDS);		/* enum drop -> operations lost */
+BPF_PERCPU_ARRAY(seen_again, u64, 1);			/* completions that on_iomap_dio_complete() was not run for */
 BPF_RINGBUF_OUTPUT(ring, RING_PAGES);			/* struct operation, finished */
 
 #if BY_PROCESS

@@ -284,7 +284,7 @@ static inline void count_seen(struct operation *op)
 	u64 *counter = seen.lookup(&kind);
 
 	if (counter)
-		(*counter)++;
+		__sync_fetch_and_add(counter, 1);	/* perhaps in an interrupt of one that does it */
 }
 
 static inline void leave(struct operation *op)

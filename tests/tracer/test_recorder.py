@@ -376,23 +376,31 @@ def test_fio_in_parallel(probes: attach.Probes, xfs: scratch.Scratch, engine: st
     assert set(rows["result"]) == {4 * KIB}
 
 
+FIRST, AGAIN = "on_iomap_dio_complete", "on_iomap_dio_complete_again"
+
+
 @pytest.mark.parametrize(
-    ("skipped", "counted"),
+    ("skipped", "seen_again", "counted"),
     [
-        ({"on_iomap_dio_complete": 3}, 0),
-        ({"on_iomap_dio_complete": 3, "on_iomap_dio_rw_begin": 1}, 4),
-        ({"on_iomap_dio_rw_queued": 1, "on_iomap_dio_complete": 3}, 1),
-        ({"on_sys_exit": 2}, 2),
+        ({FIRST: 3}, 0, 0),
+        ({FIRST: 3, AGAIN: 2}, 0, 2),
+        ({FIRST: 1, AGAIN: 2}, 0, 1),
+        ({AGAIN: 2}, 0, 0),
+        ({FIRST: 3, AGAIN: 3}, 2, 1),
+        ({FIRST: 3, "on_iomap_dio_rw_begin": 1}, 0, 1),
+        ({"on_iomap_dio_rw_queued": 1, "on_sys_exit": 2}, 0, 3),
+        ({"on_xfs_end_io_direct_write": 4}, 0, 0),
     ],
 )
-def test_a_skipped_completion_counts_only_if_a_begin_was_skipped_too(
-    skipped: dict[str, int], counted: int, monkeypatch: pytest.MonkeyPatch
+def test_a_completion_counts_that_neither_program_was_run_for(
+    skipped: dict[str, int], seen_again: int, counted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its write is in flight at the end, or its kiocb is another's, which is counted by itself."""
     with attach.attach(mechanism="tracepoint") as probes:
         names = {program: name for name, program in probes._programs.items()}
         assert skipped.keys() <= set(names.values())
         monkeypatch.setattr(probes, "_misses", lambda fd: skipped.get(names[fd], 0))
+        table = probes._program["seen_again"]
+        table[ctypes.c_int(0)] = table.Leaf(seen_again)
         assert probes.dropped()["program skipped"] == counted
 
 

@@ -62,7 +62,7 @@ def test_of_a_system_call(place: Scratch, then: str) -> None:
             while not flying(probes) and time.monotonic() < deadline:
                 time.sleep(0.01)
             assert flying(probes) == 1
-            probes._detach("sys_exit")
+            probes._detach("on_sys_exit")
         finally:
             fcntl.ioctl(file.fd, FITHAW, 0)
         while file.size == 0:
