@@ -14,6 +14,8 @@
 
 static inline void aio_came(struct submission *s, u64 kiocb);	/* aio.c */
 static inline void aio_given_up(struct submission *s);
+static inline int uring_submissions_are_seen(void);	/* io_uring.c */
+static inline void uring_begins_at_iomap(u64 kiocb);
 static inline int begin_in_call_before(u64 kiocb, struct operation *op);	/* before.c */
 static inline int may_continue_before(u64 kiocb);
 static inline int write_from_before(u64 kiocb, s64 result, struct write *w);
@@ -252,13 +254,16 @@ static inline void begin_in_submission(u64 kiocb, struct write *w, struct submis
 		begin_from(s, &w->op);
 	} else if (w->op.op == OP_URING_WRITE) {
 		punted = punts.lookup(&kiocb);
-		if (punted) {
+		if (punted && punted->seq_begin) {
 			w->op.seq_begin = punted->seq_begin;
 			w->op.t_begin = punted->t_begin;
 			w->op.cpu_begin = punted->cpu_begin;
 			w->op.size_begin = punted->size_begin;
-			punts.delete(&kiocb);
 		}
+		if (punted)
+			punts.delete(&kiocb);
+		else if (!s && uring_submissions_are_seen())
+			begin_before(&w->op);
 	}
 	if (!w->op.seq_begin && !s && w->op.op == OP_AIO_WRITE)
 		begin_in_call_before(kiocb, &w->op);
@@ -408,6 +413,8 @@ static inline void complete_write(u64 kiocb, u64 known, s64 result)
 	} else if (may_continue(kiocb, w, result)) {
 		w->tried = result;
 		return;
+	} else if (result == -EOF_EAGAIN && w->op.op == OP_URING_WRITE) {
+		uring_begins_at_iomap(kiocb);	/* io_uring does it again */
 	}
 	end_known_write(kiocb, w, known == w->inode ? known : 0, result);
 }

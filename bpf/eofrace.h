@@ -223,7 +223,9 @@ BPF_ARRAY(before_all, struct before, 1);
 BPF_HASH(marked_threads, u64, struct marked, 16384);	/* pid_tgid */
 BPF_HASH(aio_contexts, u64, u64, 4096);			/* io_submit's context -> process (tgid) that had it */
 BPF_ARRAY(applied, struct applied, APPLIED_SLOTS);	/* applied_slot() -> the last write there */
-BPF_TABLE("lru_hash", u64, struct operation, punts, 16384);	/* address of struct kiocb -> begin of a write for a worker */
+BPF_TABLE("lru_hash", u64, struct operation, punts, 16384);	/* address of struct kiocb -> begin of a write for a worker;
+								   seq_begin 0: it begins at iomap */
+BPF_ARRAY(uring_submissions, u8, 1);			/* 1: on_io_uring_submit() sees them */
 BPF_HASH(urings, u64, struct uring, 16384);		/* address of struct io_kiocb -> request */
 BPF_ARRAY(xfs_by_function, u8, 1);			/* 1: fallocate_function.c sees those of XFS */
 BPF_ARRAY(tells_size, u64, TELLS_SLOTS);		/* magic number of a file system that tells whose size is set */

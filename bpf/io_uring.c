@@ -59,6 +59,23 @@ static inline void uring_forget(u64 req)
 		count_drop(DROP_STALE);
 }
 
+/* If they are, a direct write from a worker that was not submitted had been before anybody looked. */
+static inline int uring_submissions_are_seen(void)
+{
+	int zero = 0;
+	u8 *seen = uring_submissions.lookup(&zero);
+
+	return seen && *seen;
+}
+
+/* A direct write was submitted whose begin is not: it is no earlier than iomap says. */
+static inline void uring_begins_at_iomap(u64 kiocb)
+{
+	struct operation op = {};
+
+	punts.update(&kiocb, &op);
+}
+
 /* Whether fallocate_function.c sees this one. */
 static inline int is_seen_elsewhere(u8 op, u64 inode)
 {
@@ -112,6 +129,7 @@ int on_io_uring_submit(struct bpf_raw_tracepoint_args *ctx)
 	if (waits || (direct && opcode == IORING_OP_SPLICE)) {
 		if (!direct || opcode == IORING_OP_SPLICE)
 			count_drop(DROP_WAITS);
+		uring_begins_at_iomap(cmd);
 		return 0;
 	}
 	begin_now(&uring.op);
@@ -144,8 +162,10 @@ int on_io_uring_submit(struct bpf_raw_tracepoint_args *ctx)
 	}
 	if (uring.inode && uring.op.op == OP_FALLOCATE && !is_seen_elsewhere(OP_FALLOCATE, uring.inode))
 		fallocate_begun(&uring.op);
-	if (urings.update(&req, &uring))
+	if (urings.update(&req, &uring)) {
 		count_drop(DROP_MAP);
+		lose_before();
+	}
 	return 0;
 }
 

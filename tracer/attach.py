@@ -536,6 +536,7 @@ def _attach_uring(probes: Probes, info: btf.Btf) -> None:
     else:
         reason = probes._raw("io_uring_complete") or probes._raw(submit, "on_io_uring_submit")
     if reason is None:
+        probes._program["uring_submissions"][ctypes.c_int(0)] = ctypes.c_uint8(1)
         probes.mechanisms["io_uring"] = f"raw tracepoints {submit}, io_uring_complete"
     else:
         probes.gaps["io_uring"] = (

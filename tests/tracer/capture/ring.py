@@ -7,6 +7,7 @@
     python tests/tracer/capture/ring.py FILE opens     opens that truncate FILE, and make another one
     python tests/tracer/capture/ring.py FILE opens x   the same, and one that gets no descriptor
     python tests/tracer/capture/ring.py FILE appends   six writes of 1000 bytes to the end, two at a time
+    python tests/tracer/capture/ring.py FILE workers   two writes, when a line of input comes; prints one first
     python tests/tracer/capture/ring.py FILE splices   64 bytes from a pipe to FILE; splices-direct: with O_DIRECT
 
 Prints one JSON object: the results by user_data, in the order in which they were asked for.
@@ -191,6 +192,12 @@ def special(path: str, what: str) -> dict[int, int]:
     if what == "linked":
         ring.queue(Request(FALLOCATE, direct, 0, 1 << 20, 0, 1, flags=LINK))
         ring.queue(Request(WRITE, direct, 1 << 20, address, 4096, 2))
+        return dict(ring.submit(2))
+    if what == "workers":
+        print("open", flush=True)
+        sys.stdin.readline()
+        ring.queue(Request(WRITE, direct, 0, address, 4096, 1))
+        ring.queue(Request(WRITE, direct, 1 << 20, address, 8192, 2, flags=ASYNC))
         return dict(ring.submit(2))
     if what.startswith("skipped"):
         buffered = os.open(path, os.O_RDWR)

@@ -1,5 +1,7 @@
 """What is in flight when recording begins: recorded when it ends, and said to have been."""
 
+import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -11,13 +13,14 @@ import numpy as np
 import pytest
 
 from tests.tracer.capture.held_load import LENGTH
+from tests.tracer.test_recorder import FIFREEZE, FITHAW
 from tracer import trace
 from tracer.analysis.hazards import analyse
 from tracer.capture.result import Captured
 from tracer.capture.run import Options, capture
 from tracer.hooks import BEFORE_NUMBERS, system_calls
 from tracer.lab.held import HeldDisk, Hold, held_scratch
-from tracer.lab.scratch import default_directory
+from tracer.lab.scratch import default_directory, loop_scratch
 from tracer.operations import NONE_CPU, NONE_SIZE, Op, Operations
 
 pytestmark = pytest.mark.root
@@ -157,3 +160,63 @@ def test_nothing_had_begun(disk: HeldDisk, tmp_path: Path) -> None:
     assert (ops["cpu_begin"] != NONE_CPU).all()
     assert (ops["seq_begin"] > 2 * BEFORE_NUMBERS).all()
     assert captured.totals.begun_before == 0
+
+
+def wait_until_workers_sleep(pid: int, count: int) -> None:
+    """Return when as many io_uring workers of the process can do nothing (proc(5): D)."""
+    deadline = time.monotonic() + LIMIT
+    while time.monotonic() < deadline:
+        texts = [Path(entry.path, "stat").read_text() for entry in os.scandir(f"/proc/{pid}/task")]
+        found = [text for text in texts if "(iou-wrk" in text and text.rpartition(")")[2].split()[0] == "D"]
+        if len(found) == count:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"{pid} has {texts}, not {count} workers that sleep")
+
+
+@pytest.mark.parametrize(
+    ("fs", "begun", "by"),
+    [("xfs", True, "process"), ("xfs", False, "process"), ("xfs", True, "file"), ("ext4", True, "process")],
+)
+def test_writes_that_wait_in_io_uring_workers(fs: str, begun: bool, by: str, tmp_path: Path) -> None:
+    """They have not come to iomap when recording begins; the control submits them afterwards."""
+    with loop_scratch(fs, SIZE, default_directory()) as place, place.new_file() as file:
+        command = [sys.executable, LOAD.replace("held_load", "ring"), str(file.path), "workers"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stdout.readline() == "open\n"
+
+            def submit() -> None:
+                assert process.stdin is not None
+                process.stdin.write("\n")
+                process.stdin.flush()
+                wait_until_workers_sleep(process.pid, 2)
+
+            turns = 0
+
+            def act(_totals: object, _seconds: float) -> None:
+                nonlocal turns
+                turns += 1
+                if turns == 1:
+                    if not begun:
+                        submit()
+                    fcntl.ioctl(file.fd, FITHAW, 0)
+                    process.wait()
+
+            fcntl.ioctl(file.fd, FIFREEZE, 0)
+            try:
+                if begun:
+                    submit()
+                selected = {"pids": (process.pid,)} if by == "process" else {"files": (file.path,)}
+                captured = capture(Options(seconds=1, output=tmp_path / "out.parquet", **selected), act)
+            finally:
+                if not turns:
+                    fcntl.ioctl(file.fd, FITHAW, 0)
+            assert json.loads(process.stdout.read()) == {"1": 4096, "2": 8192}
+    ops = trace.read(tmp_path / "out.parquet").ops
+    assert rows(ops) == [("uring_write", 0, 4096, 4096), ("uring_write", 1 << 20, 8192, 8192)]
+    assert ((ops["cpu_begin"] == NONE_CPU) == begun).all()
+    assert ((ops["seq_begin"] <= 2 * BEFORE_NUMBERS) == begun).all()
+    assert captured.totals.begun_before == 2 * begun
+    assert sum(captured.totals.dropped.values()) == 0
