@@ -3,7 +3,12 @@
 import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from tracer.errors import UsageError
+from tracer.files import open_regular
+from tracer.report.escape import printable
 
 
 class NumberError(Exception):
@@ -13,6 +18,23 @@ class NumberError(Exception):
 def parse(text: bytes) -> Any:
     """What a text means. Raises ValueError for what is not JSON, RecursionError, and NumberError."""
     return json.loads(text, parse_constant=_number, parse_float=_number, parse_int=_integer)
+
+
+def read(path: Path, most_bytes: int) -> Any:
+    """What a file of JSON means. Raises UsageError, which names it: it cannot be opened, is no regular file, is larger
+    than that, or is not JSON, with numbers that every reader has.
+    """
+    shown = printable(str(path))
+    try:
+        with open_regular(path) as stream:
+            text = stream.read(most_bytes + 1)
+        if len(text) > most_bytes:
+            raise UsageError(f"{shown}: larger than {most_bytes >> 20} MiB")
+        return parse(text)
+    except OSError as error:
+        raise UsageError(f"{shown}: {error.strerror}") from error
+    except (ValueError, RecursionError, NumberError) as error:
+        raise UsageError(f"{shown}: not JSON: {printable(str(error))[:200]}") from error
 
 
 def misfit(data: object, schema: Mapping[str, Any]) -> str:

@@ -8,9 +8,7 @@ Nothing is trusted, as `tracer.trace` says: whatever is wrong ends as one TraceE
 """
 
 import dataclasses
-import os
 import re
-import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tracer.errors import TraceError, UsageError
+from tracer.files import open_regular
 from tracer.operations import OPERATION, Op, Operations
 from tracer.report.escape import printable
 from tracer.trace_columns import (
@@ -225,41 +224,6 @@ def _open(path: Path) -> OpenFile:
         file = open_regular(path)
     with _naming(path):
         return open_file(file)
-
-
-_KINDS = {
-    stat.S_IFDIR: "a directory",
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """Open a file to be read. Raises OSError, and UsageError for what is no regular file: it is named as what it is.
-
-    A FIFO would wait for its writer for ever, and a device would never end.
-    """
-    _check_regular(path, path.stat().st_mode)
-    # Looked at again when it is open, and opened without waiting: somebody may have put another one there meanwhile.
-    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - the caller closes it
-    try:
-        _check_regular(path, os.fstat(file.fileno()).st_mode)
-    except UsageError:
-        file.close()
-        raise
-    return file
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
-def _check_regular(path: Path, mode: int) -> None:
-    if not stat.S_ISREG(mode):
-        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
-        raise UsageError(f"{printable(str(path))}: {kind}, not a regular file")
 
 
 @contextmanager

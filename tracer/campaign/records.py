@@ -13,9 +13,9 @@ from typing import Any
 
 from tracer.documents import NumberError, misfit, parse
 from tracer.errors import UsageError
+from tracer.files import open_regular
 from tracer.output import write_text
 from tracer.report.escape import printable
-from tracer.stored import open_regular
 
 MOST_BYTES = 256 << 20
 """Of a file. A cell's result has a quarter of that at most (tracer/campaign/cell.py)."""

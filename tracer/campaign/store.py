@@ -26,9 +26,9 @@ from tracer.campaign import records, rows, shapes
 from tracer.campaign.plan import NAME, Plan
 from tracer.campaign.records import Record
 from tracer.errors import UsageError
+from tracer.files import open_regular
 from tracer.output import make_directory, write_text
 from tracer.report.escape import printable
-from tracer.stored import open_regular
 
 TABLE = "results.parquet"
 

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from tracer.campaign import keys, records, rows
 from tracer.campaign.store import TABLE, Run, Store
 from tracer.errors import UsageError
+from tracer.files import open_regular
 from tracer.output import atomic_output
 from tracer.report.escape import printable
-from tracer.stored import open_regular
 
 AXES: dict[str, Any] = {
     **dict.fromkeys(keys.WORDS, pa.string()),

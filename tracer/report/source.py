@@ -4,21 +4,20 @@ Both come from elsewhere: their sizes are limited, and every name and number in 
 checked as far as outputs rely on it; what it calls a trace is looked for in its own directory and nowhere else.
 """
 
-import json
-import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tracer import documents
 from tracer.analysis.engine import analyse_stored, one_after_the_other
 from tracer.analysis.hazards import Analysis, Verdict
 from tracer.analysis.rules import all_rules
 from tracer.errors import UsageError
 from tracer.report.escape import printable
 from tracer.report.fields import COUNTS, NAMES, required
-from tracer.stored import Stored, open_regular, stored
+from tracer.stored import Stored, stored
 
 VERIFY = "verify.json"
 
@@ -123,16 +122,7 @@ def _trace_of(directory: Path, cell: Mapping[str, Any]) -> Stored | None:
 def _document(path: Path) -> Mapping[str, Any]:
     """A verify.json whose fields, as far as they are used, are of the right types. Raises UsageError."""
     shown = printable(str(path))
-    try:
-        with open_regular(path) as file:
-            text = file.read(MAX_BYTES + 1)
-        if len(text) > MAX_BYTES:
-            raise UsageError(f"{shown}: larger than {MAX_BYTES >> 20} MiB: no run of verify is")
-        document = json.loads(text, parse_constant=_finite, parse_float=_finite)
-    except OSError as error:
-        raise UsageError(f"{shown}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{shown}: not JSON: {printable(str(error))}") from error
+    document = documents.read(path, MAX_BYTES)
     wrong = _wrong(document)
     if wrong:
         raise UsageError(f"{shown}: not a result of `eofrace verify`: {printable(wrong)}")
@@ -173,14 +163,6 @@ def _wrong(document: Any) -> str:
 
 def _findings(count: int) -> str:
     return "nothing found" if not count else "1 finding" if count == 1 else f"{count} findings"
-
-
-def _finite(word: str) -> float:
-    """A number that every reader of JSON has: not NaN or an infinity, which Python would take."""
-    number = float(word)
-    if not math.isfinite(number):
-        raise ValueError(f"{word[:60]} is no number of JSON")
-    return number
 
 
 def _is_count(value: object) -> bool:

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tracer import documents
 from tracer.bench.sides import QEMU
 from tracer.bench.statistics import CONFIDENCE, ROUNDS, Estimate, estimate
 from tracer.bench.stored import belied, seconds_of
-from tracer.documents import NumberError, misfit, parse
 from tracer.errors import Status, UsageError
+from tracer.files import open_regular
 from tracer.reference.bench_schema import BENCH
 from tracer.report.escape import printable
-from tracer.stored import open_regular
 
 MAX_BYTES = 64 << 20
 """Of a file. Nine workloads of a hundred rounds take a quarter of a MiB."""
@@ -89,23 +89,14 @@ def is_one(path: Path) -> bool:
 def load(path: Path) -> Cost:
     """Read what `bench --json` has written. Raises UsageError."""
     shown = printable(str(path))
-    try:
-        with open_regular(path) as stream:
-            text = stream.read(MAX_BYTES + 1)
-        if len(text) > MAX_BYTES:
-            raise UsageError(f"{shown}: larger than {MAX_BYTES >> 20} MiB: no result of bench is")
-        document = parse(text)
-    except OSError as error:
-        raise UsageError(f"{shown}: {error.strerror}") from error
-    except (ValueError, RecursionError, NumberError) as error:
-        raise UsageError(f"{shown}: not JSON: {printable(str(error))[:200]}") from error
+    document = documents.read(path, MAX_BYTES)
     told = document.get("schema") if isinstance(document, dict) else None
     if told != BENCH["properties"]["schema"]["const"]:
         raise UsageError(
             f"{shown}: its schema is {printable(str(told))[:60]!r}: report reads a trace, the directory of"
             " verify -o, or the JSON of bench"
         )
-    wrong = misfit(document, BENCH) or belied(document)
+    wrong = documents.misfit(document, BENCH) or belied(document)
     if wrong:
         raise UsageError(f"{shown}: not a result of `eofrace bench`: {printable(wrong)}")
     return of(document)
