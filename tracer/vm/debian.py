@@ -25,9 +25,12 @@ def directory() -> Path:
     return cache.root() / "debian"
 
 
-def newest() -> Kernel:
-    """The newest kernel of the host's apt sources, from the cache where it is there. Raises `UnsupportedError`."""
-    package = _newest_package()
+def newest(meta: str = META_PACKAGE) -> Kernel:
+    """The newest kernel of the host's apt sources, from the cache where it is there. Raises `UnsupportedError`.
+
+    `meta`: the package that depends on it.
+    """
+    package = _newest_package(meta)
     for kernel in cached():
         if kernel.release == package.removeprefix("linux-image-"):
             return kernel
@@ -151,13 +154,12 @@ def _kernel(entry: Path, name: str, release: str) -> Kernel:
     return Kernel(name, entry / "vmlinuz", release, modules if modules.is_dir() else None)
 
 
-def _newest_package() -> str:
-    """The package that linux-image-amd64 depends on."""
+def _newest_package(meta: str) -> str:
     try:
-        done = children.run(["apt-cache", "depends", "--important", META_PACKAGE], seconds=60)
+        done = children.run(["apt-cache", "depends", "--important", meta], seconds=60)
     except children.ChildError as error:
-        raise UnsupportedError(f"apt knows no {META_PACKAGE}: apt-get update, or name a kernel ({error})") from error
+        raise UnsupportedError(f"apt knows no {meta}: apt-get update, or name a kernel ({error})") from error
     match = re.search(r"^\s*Depends: (linux-image-\S+)$", done.stdout, re.MULTILINE)
     if match is None:
-        raise UnsupportedError(f"apt knows no {META_PACKAGE}: apt-get update, or name a kernel with --kernel")
+        raise UnsupportedError(f"apt knows no {meta}: apt-get update, or name a kernel with --kernel")
     return match.group(1)
