@@ -113,6 +113,8 @@ static inline void end_known_write(u64 kiocb, struct write *w, u64 known, s64 re
 		/* Other file systems raise i_size within iomap_dio_complete(), so that its end is the latest it can be. */
 		w->op.t_applied = AT_ITS_END;
 	}
+	if (w->op.op == OP_URING_WRITE && result < w->op.length)
+		uring_begins_at_iomap(kiocb);	/* it may be done again, or the rest of it */
 	finish_known(&w->op, w->inode, known, result);
 	forget_write(kiocb);
 }
@@ -235,14 +237,13 @@ static inline void begin_in_call(u64 kiocb, struct write *w)
 	call->kiocb_seq = w->op.seq_begin;
 }
 
-static inline void begin_in_submission(u64 kiocb, struct write *w, struct submission *s)
+/* An io_uring write: what was noted of it when it was submitted, or given to a worker. */
+static inline void begin_uring(u64 kiocb, struct write *w, struct submission *s)
 {
 	u64 req = kiocb - OFF_io_kiocb_cmd;
-	struct operation *punted;
-	struct uring *uring = w->op.op == OP_URING_WRITE ? urings.lookup(&req) : 0;
+	struct uring *uring = urings.lookup(&req);
+	struct operation *noted;
 
-	if (s && s->kind == OP_AIO_WRITE && !BY_FUNCTION)
-		end_failed(s->kiocb, s->kiocb_seq, NONE_RESULT);
 	if (uring) {
 		w->op.seq_begin = uring->op.seq_begin;
 		w->op.t_begin = uring->op.t_begin;
@@ -250,22 +251,32 @@ static inline void begin_in_submission(u64 kiocb, struct write *w, struct submis
 		if (uring->inode)
 			w->op.size_begin = uring->op.size_begin;
 		urings.delete(&req);
-	} else if (s && s->kind == w->op.op) {
-		begin_from(s, &w->op);
-	} else if (w->op.op == OP_URING_WRITE) {
-		punted = punts.lookup(&kiocb);
-		if (punted && punted->seq_begin) {
-			w->op.seq_begin = punted->seq_begin;
-			w->op.t_begin = punted->t_begin;
-			w->op.cpu_begin = punted->cpu_begin;
-			w->op.size_begin = punted->size_begin;
-		}
-		if (punted)
-			punts.delete(&kiocb);
-		else if (!s && uring_submissions_are_seen())
-			begin_before(&w->op);
+		return;
 	}
-	if (!w->op.seq_begin && !s && w->op.op == OP_AIO_WRITE)
+	noted = punts.lookup(&kiocb);
+	if (noted && noted->seq_begin && !s) {
+		w->op.seq_begin = noted->seq_begin;
+		w->op.t_begin = noted->t_begin;
+		w->op.cpu_begin = noted->cpu_begin;
+		w->op.size_begin = noted->size_begin;
+	} else if (s && s->kind == OP_URING_WRITE && !(noted && !noted->seq_begin)) {
+		begin_from(s, &w->op);
+	} else if (!noted && !s && uring_submissions_are_seen()) {
+		begin_before(&w->op);
+	}
+	if (noted)
+		punts.delete(&kiocb);
+}
+
+static inline void begin_in_submission(u64 kiocb, struct write *w, struct submission *s)
+{
+	if (s && s->kind == OP_AIO_WRITE && !BY_FUNCTION)
+		end_failed(s->kiocb, s->kiocb_seq, NONE_RESULT);
+	if (w->op.op == OP_URING_WRITE)
+		begin_uring(kiocb, w, s);
+	else if (s && s->kind == w->op.op)
+		begin_from(s, &w->op);
+	else if (!s)
 		begin_in_call_before(kiocb, &w->op);
 	if (!w->op.seq_begin)
 		w->op.seq_begin = take_numbers(1);
@@ -275,6 +286,14 @@ static inline void begin_in_submission(u64 kiocb, struct write *w, struct submis
 		s->kiocb = kiocb;
 		s->kiocb_seq = w->op.seq_begin;
 	}
+}
+
+/* Whether what comes to iomap is a write that has come there before, and not another one that has its kiocb. */
+static inline int is_the_same_request(u64 kiocb, struct write *old, struct submission *s)
+{
+	if (s && s->kiocb == kiocb)
+		return s->kiocb_seq == old->op.seq_begin;
+	return old->op.op == OP_URING_WRITE && uring_submissions_are_seen();	/* uring_forget() */
 }
 
 /* known and iter: pointers to struct kiocb and iov_iter, whose types are known; kiocb: the former as a number. */
@@ -305,12 +324,19 @@ static inline void begin_write(u64 known, u64 kiocb, u64 iter)
 	if (old) {
 		/*
 		 * Again, for the rest, with another lock, or from a worker: xfs_file_dio_write_unaligned()
-		 * after -EAGAIN, btrfs_direct_write() after having faulted the buffer in.
+		 * after -EAGAIN, btrfs_direct_write() after having faulted the buffer in. What goes to the
+		 * end of the file may find that elsewhere by then.
 		 */
-		if (old->inode == w.inode && !old->queued && offset >= old->op.offset &&
-		    offset < old->op.offset + old->op.length) {
-			old->tried = NONE_RESULT;
-			return;
+		if (old->inode == w.inode && !old->queued) {
+			if (old->tried <= 0 && is_the_same_request(kiocb, old, s)) {
+				old->op.offset = offset;
+				old->tried = NONE_RESULT;
+				return;
+			}
+			if (offset >= old->op.offset && offset < old->op.offset + old->op.length) {
+				old->tried = NONE_RESULT;
+				return;
+			}
 		}
 		if (is_given_up(old)) {
 			undo_begin(kiocb, old);
@@ -413,8 +439,6 @@ static inline void complete_write(u64 kiocb, u64 known, s64 result)
 	} else if (may_continue(kiocb, w, result)) {
 		w->tried = result;
 		return;
-	} else if (result == -EOF_EAGAIN && w->op.op == OP_URING_WRITE) {
-		uring_begins_at_iomap(kiocb);	/* io_uring does it again */
 	}
 	end_known_write(kiocb, w, known == w->inode ? known : 0, result);
 }
@@ -423,33 +447,46 @@ static inline void complete_write(u64 kiocb, u64 known, s64 result)
 int on_iomap_dio_complete(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 file = KNOWN_FIELD(u64, ctx->args[0], OFF_kiocb_ki_filp);
+	int zero = 0;
+	struct completing *here = completing_here.lookup(&zero);
 
+	if (!here)
+		return 0;
+	here->busy = 1;
+	barrier();
 	complete_write(ARG_NUMBER(0), KNOWN_FIELD(u64, file, OFF_file_f_inode), ctx->args[2]);
+	barrier();
+	here->busy = 0;
 	return 0;
 }
 
 /*
- * The same once more, behind it: the kernel does not run a program in an interrupt of itself
- * (9ed9e9ba2337, v5.12), and completions come in interrupts. What the first one was not run
- * for is there yet, but for a write that had begun before anybody looked. Loaded without
- * types, for which the address is a number at once.
+ * Runs behind the first, for what that was not run for: the kernel does not run a program
+ * while it is interrupted on the same CPU (9ed9e9ba2337, v5.12), and completions come in
+ * interrupts. Such a write has its entry yet; one of before the recording never had one.
+ * Loaded without types, for which the address is a number at once.
  */
 int on_iomap_dio_complete_again(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 kiocb = ctx->args[0], *counter;
-	struct write *w = find_write(kiocb);
+	u64 kiocb = ctx->args[0];
 	s64 result = ctx->args[2];
 	int zero = 0;
+	struct completing *here = completing_here.lookup(&zero);
+	struct write *w;
 
-	if (!w || w->tried == result)
+	if (!here)
 		return 0;
-	counter = seen_again.lookup(&zero);
-	if (counter)
-		__sync_fetch_and_add(counter, 1);
-	if (may_continue(kiocb, w, result))
-		w->tried = result;
-	else
-		end_write(kiocb, w, result);
+	if (PREEMPTED || !here->busy) {
+		/*
+		 * The first may have been interrupted before it could say so; and where tasks preempt
+		 * it, it may be running for one that came between the two programs of this one.
+		 */
+		w = find_write(kiocb);
+		if (!w || w->tried == result)
+			return 0;
+	}
+	__sync_fetch_and_add(&here->taken, 1);
+	complete_write(kiocb, 0, result);
 	return 0;
 }
 #endif

@@ -173,6 +173,12 @@ struct marked {
 	u64 kiocb_seq;		/* its seq_begin */
 };
 
+/* Completions of direct writes, and reads, on one CPU. */
+struct completing {
+	u64 busy;		/* 1: on_iomap_dio_complete() is running */
+	u64 taken;		/* by on_iomap_dio_complete_again(): the other one was not run for them */
+};
+
 /* When a write took effect: a cache, where one write may push out another's. */
 struct applied {
 	u64 inode;		/* address of struct inode */
@@ -231,7 +237,7 @@ BPF_ARRAY(xfs_by_function, u8, 1);			/* 1: fallocate_function.c sees those of XF
 BPF_ARRAY(tells_size, u64, TELLS_SLOTS);		/* magic number of a file system that tells whose size is set */
 BPF_ARRAY(untold, u8, 1);				/* UNTOLD*: a watched file lies on one that does not */
 BPF_PERCPU_ARRAY(drops, u64, DROP_KINDS);		/* enum drop -> operations lost */
-BPF_PERCPU_ARRAY(seen_again, u64, 1);			/* completions that on_iomap_dio_complete() was not run for */
+BPF_PERCPU_ARRAY(completing_here, struct completing, 1);
 BPF_RINGBUF_OUTPUT(ring, RING_PAGES);			/* struct operation, finished */
 
 #if BY_PROCESS
@@ -277,6 +283,8 @@ struct noted {
 
 BPF_PERCPU_ARRAY(noted, struct noted, NOTED_SLOTS);	/* by inode number: whose name need not be looked up again */
 #endif
+
+#define barrier()	asm volatile("" : : : "memory")
 
 #define NO_WAKEUP	1	/* BPF_RB_NO_WAKEUP: the reader polls */
 

@@ -57,6 +57,8 @@ static inline void uring_forget(u64 req)
 	}
 	if (!forget_write(kiocb))
 		count_drop(DROP_STALE);
+	if (punts.lookup(&kiocb))
+		punts.delete(&kiocb);
 }
 
 /* If they are, a direct write from a worker that was not submitted had been before anybody looked. */
@@ -85,6 +87,26 @@ static inline int is_seen_elsewhere(u8 op, u64 inode)
 	return op == OP_FALLOCATE && by_function && *by_function && is_xfs(inode);
 }
 
+/* Whether the request that the thread submits has to wait for its last one. IORING_SETUP_SQPOLL's is in no system call. */
+static inline u8 waits_for_last(u64 flags)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	u8 linked = (flags & REQ_F_LINKS) != 0, waits;
+	struct submission *s = submissions.lookup(&id);
+	struct submission first = {};
+
+	if (!s) {
+		first.notes = NOTES_FIRST;
+		first.linked = linked;
+		if (linked)
+			submissions.update(&id, &first);
+		return 0;
+	}
+	waits = s->linked;
+	s->linked = linked;
+	return waits;
+}
+
 int on_io_uring_submit(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 req = ctx->args[0];
@@ -98,10 +120,7 @@ int on_io_uring_submit(struct bpf_raw_tracepoint_args *ctx)
 	int opens, direct;
 
 	uring_forget(req);
-	if (s) {
-		waits |= s->linked;
-		s->linked = (flags & REQ_F_LINKS) != 0;
-	}
+	waits |= waits_for_last(flags);
 	opens = opcode == IORING_OP_OPENAT || opcode == IORING_OP_OPENAT2;
 	if (opcode != IORING_OP_WRITEV_FIXED && opcode != IORING_OP_WRITE && opcode != IORING_OP_WRITEV && opcode != IORING_OP_WRITE_FIXED &&
 	    opcode != IORING_OP_FALLOCATE && opcode != IORING_OP_FTRUNCATE && opcode != IORING_OP_SPLICE && !opens)
@@ -259,7 +278,8 @@ int on_io_uring_queue_async_work(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	begin_now(&op);
 	op.size_begin = inode_size(inode);
-	if (!s || s->kind != OP_URING_WRITE || begin_from(s, &op))
+	/* One that was noted had to wait, or is done again: it was not submitted in this call. */
+	if (!s || s->kind != OP_URING_WRITE || punts.lookup(&kiocb) || begin_from(s, &op))
 		op.seq_begin = take_numbers(1);
 	punts.update(&kiocb, &op);
 	return 0;

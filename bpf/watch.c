@@ -30,7 +30,6 @@
 #define WRITE_MET		1
 #define WRITE_UNSURE_SHIFT	1
 
-#define barrier()	asm volatile("" : : : "memory")
 #define READ_ONCE(x)	(*(volatile typeof(x) *)&(x))
 
 #define PLACES_TRIED	8

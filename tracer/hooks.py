@@ -258,7 +258,7 @@ def plan(info: btf.Btf, mechanism: Mechanism) -> Plan:
         )
     fallocate = Mechanism.KFUNC if no_kprobes else Mechanism.KPROBE
     direct = Mechanism.TRACEPOINT if has_tracepoints else Mechanism.KPROBE
-    by_function = not no_kprobes and _skips_system_calls(info) and info.offset("xfs_inode.i_vnode") is not None
+    by_function = not no_kprobes and preempts_programs(info) and info.offset("xfs_inode.i_vnode") is not None
     why = "this kernel preempts programs on system calls, and skips others meanwhile" if by_function else ""
     return Plan(
         direct,
@@ -276,8 +276,8 @@ def _types(info: btf.Btf) -> dict[str, int]:
     return found if len(found) == len(TYPED) else {}
 
 
-def _skips_system_calls(info: btf.Btf) -> bool:
-    """Whether a program on sys_enter or sys_exit can be preempted: the CPU's other tasks then do without it.
+def preempts_programs(info: btf.Btf) -> bool:
+    """Whether a program on a tracepoint can be preempted: the CPU's other tasks then do without it.
 
     __bpf_trace_run() skips a program that runs already on its CPU, and kernels with trace_call_bpf_faultable() no
     longer hold preemption off around it: with Debian's 7.3.4 up to 4 of some 100 fallocates were not seen. The skips
@@ -371,6 +371,7 @@ def macros(
         "BY_FUNCTION": int(chosen.direct is not Mechanism.TRACEPOINT),
         "FALLOCATE_BY_FUNCTION": int(chosen.forced and chosen.fallocate is not Mechanism.TRACEPOINT),
         "URING_CQE": int((info.tracepoint("io_uring_complete") or ())[2:3] == ("io_uring_cqe",)),
+        "PREEMPTED": int(preempts_programs(info)),
         "XFS_WRITE_FAULT": int(info.tracepoint("xfs_write_fault") is not None),
         "BY_FILE": int(selection.by_file),
         "BY_PROCESS": int(selection.by_process),

@@ -380,28 +380,36 @@ FIRST, AGAIN = "on_iomap_dio_complete", "on_iomap_dio_complete_again"
 
 
 @pytest.mark.parametrize(
-    ("skipped", "seen_again", "counted"),
+    ("preempts", "skipped", "taken", "counted"),
     [
-        ({FIRST: 3}, 0, 0),
-        ({FIRST: 3, AGAIN: 2}, 0, 2),
-        ({FIRST: 1, AGAIN: 2}, 0, 1),
-        ({AGAIN: 2}, 0, 0),
-        ({FIRST: 3, AGAIN: 3}, 2, 1),
-        ({FIRST: 3, "on_iomap_dio_rw_begin": 1}, 0, 1),
-        ({"on_iomap_dio_rw_queued": 1, "on_sys_exit": 2}, 0, 3),
-        ({"on_xfs_end_io_direct_write": 4}, 0, 0),
+        (False, {FIRST: 3}, 3, 0),
+        (False, {FIRST: 3, AGAIN: 2}, 3, 0),
+        (False, {FIRST: 3, AGAIN: 1}, 2, 1),
+        (False, {FIRST: 3}, 4, 0),
+        (False, {FIRST: 2, "on_iomap_dio_rw_begin": 1}, 2, 1),
+        (False, {"on_iomap_dio_rw_queued": 1, "on_sys_exit": 2}, 0, 3),
+        (False, {"on_xfs_end_io_direct_write": 4}, 0, 0),
+        (True, {"on_xfs_end_io_direct_write": 4}, 0, 4),
+        (True, {FIRST: 9}, 3, 0),
+        (True, {FIRST: 9, AGAIN: 2}, 3, 2),
+        (True, {FIRST: 4, AGAIN: 2}, 3, 1),
     ],
 )
 def test_a_completion_counts_that_neither_program_was_run_for(
-    skipped: dict[str, int], seen_again: int, counted: int, monkeypatch: pytest.MonkeyPatch
+    preempts: bool, skipped: dict[str, int], taken: int, counted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with attach.attach(mechanism="tracepoint") as probes:
         names = {program: name for name, program in probes._programs.items()}
         assert skipped.keys() <= set(names.values())
         monkeypatch.setattr(probes, "_misses", lambda fd: skipped.get(names[fd], 0))
-        table = probes._program["seen_again"]
-        table[ctypes.c_int(0)] = table.Leaf(seen_again)
+        monkeypatch.setattr(probes, "_preempts", preempts)
+        table = probes._program["completing_here"]
+        places = table.getvalue(ctypes.c_int(0))
+        places[0].taken = taken
+        table[ctypes.c_int(0)] = places
         assert probes.dropped()["program skipped"] == counted
+        skipped.clear()
+        assert probes.dropped()["program skipped"] == counted  # what was counted stays counted
 
 
 def test_ring_bytes_are_checked() -> None:

@@ -1,12 +1,15 @@
 """io_uring in a hundred lines, for every opcode that changes a file: a script that other processes run.
 
     python tests/tracer/capture/ring.py FILE           one request of each kind, one after the other
-    python tests/tracer/capture/ring.py FILE linked    a fallocate, and a write that is kept back until it has ended
+    python tests/tracer/capture/ring.py FILE linked    a fallocate and two writes, one after the other by their links
+    python tests/tracer/capture/ring.py FILE linked-deferred   the same with completions in the task that waits for them
+    python tests/tracer/capture/ring.py FILE linked-polled     the same, submitted by a thread of the kernel
     python tests/tracer/capture/ring.py FILE skipped   a write whose completion nobody hears of, and what comes after it
     python tests/tracer/capture/ring.py FILE nowait    a write that would have to wait, and is given up
     python tests/tracer/capture/ring.py FILE opens     opens that truncate FILE, and make another one
     python tests/tracer/capture/ring.py FILE opens x   the same, and one that gets no descriptor
     python tests/tracer/capture/ring.py FILE appends   six writes of 1000 bytes to the end, two at a time
+    python tests/tracer/capture/ring.py FILE moved     200 direct writes of 4096 bytes to the end, four at a time
     python tests/tracer/capture/ring.py FILE workers   two writes, when a line of input comes; prints one first
     python tests/tracer/capture/ring.py FILE splices   64 bytes from a pipe to FILE; splices-direct: with O_DIRECT
 
@@ -48,6 +51,8 @@ ROWS = [
 
 _SQE = struct.Struct("=BBHiQQIIQHHi16x")
 _AT_FDCWD = -100
+SQPOLL, SINGLE_ISSUER, DEFER_TASKRUN = 1 << 1, 1 << 12, 1 << 13
+_GETEVENTS, _SQ_WAKEUP = 1, 2
 _REGISTER_BUFFERS, _REGISTER_FILES = 0, 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -77,8 +82,11 @@ class Request(NamedTuple):
 class Ring:
     """One request at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, flags: int = 0) -> None:
+        """`flags`: SQPOLL, or SINGLE_ISSUER and DEFER_TASKRUN."""
+        self._flags = flags
         parameters = ctypes.create_string_buffer(120)
+        struct.pack_into("=3I", parameters, 0, 0, 0, flags)
         self.fd = _call(425, ctypes.c_uint(4), parameters)
         sq = struct.unpack_from("=8I", parameters.raw, 40)
         cq = struct.unpack_from("=8I", parameters.raw, 80)
@@ -115,7 +123,8 @@ class Ring:
         queued, self._queued = self._queued, 0
         _call(
             426,
-            *(ctypes.c_uint(self.fd), ctypes.c_uint(queued), ctypes.c_uint(completions), ctypes.c_uint(1)),
+            *(ctypes.c_uint(self.fd), ctypes.c_uint(queued), ctypes.c_uint(completions)),
+            ctypes.c_uint(_GETEVENTS | (_SQ_WAKEUP if self._flags & SQPOLL else 0)),
             *(None, ctypes.c_size_t(0)),
         )
         (mask,) = struct.unpack_from("=I", self._rings, self._cq_mask)
@@ -158,7 +167,7 @@ def main(path: str) -> dict[int, int]:
 
 
 def special(path: str, what: str) -> dict[int, int]:
-    ring = Ring()
+    ring = Ring({"linked-polled": SQPOLL, "linked-deferred": SINGLE_ISSUER | DEFER_TASKRUN}.get(what, 0))
     direct = os.open(path, os.O_RDWR | os.O_CREAT | os.O_DIRECT, 0o600)
     memory = mmap.mmap(-1, 1 << 16)
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
@@ -189,14 +198,25 @@ def special(path: str, what: str) -> dict[int, int]:
         out = os.open(path, os.O_RDWR | (os.O_DIRECT if what == "splices-direct" else 0))
         position = 2**64 - 1  # -1: the pipe has none
         return {1: ring.run(Request(SPLICE, out, 4096, position, 64, 1, other=source))}
-    if what == "linked":
+    if what.startswith("linked"):
         ring.queue(Request(FALLOCATE, direct, 0, 1 << 20, 0, 1, flags=LINK))
-        ring.queue(Request(WRITE, direct, 1 << 20, address, 4096, 2))
-        return dict(ring.submit(2))
+        ring.queue(Request(WRITE, direct, 1 << 20, address, 4096, 2, flags=LINK))
+        ring.queue(Request(WRITE, direct, 2 << 20, address, 4096, 3))
+        return dict(ring.submit(3))
+    if what == "moved":
+        end = os.open(path, os.O_RDWR | os.O_APPEND | os.O_DIRECT)
+        done = {}
+        for first in range(1, 201, 4):
+            for number in range(first, first + 4):
+                place = 4096 * (number % 4)
+                memory[place : place + 4096] = bytes([number]) * 4096
+                ring.queue(Request(WRITE, end, 0, address + place, 4096, number))
+            done |= dict(ring.submit(4))
+        return done
     if what == "workers":
         print("open", flush=True)
         sys.stdin.readline()
-        ring.queue(Request(WRITE, direct, 0, address, 4096, 1))
+        ring.queue(Request(WRITE, direct, 0, address, 4096, 1, flags=ASYNC))
         ring.queue(Request(WRITE, direct, 1 << 20, address, 8192, 2, flags=ASYNC))
         return dict(ring.submit(2))
     if what.startswith("skipped"):

@@ -50,6 +50,7 @@ def expect(cell: dict[str, Any], verdict: str) -> None:
 )
 def test_a_format_is_confirmed_beside_a_control_that_is_not(format_name: str, case: None, variant: str) -> None:
     found, status = verify(format_name)
+    expect(found[case, variant, "kernel"], "unsafe")
     if found[case, variant, "kernel"]["exposed"] < ENOUGH_CONFLICTS:
         # A real kernel beside other load: the verdict says what to do.
         assert "raise --writes" in found[case, None, "kernel"]["reason"]

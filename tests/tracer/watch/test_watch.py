@@ -153,13 +153,13 @@ def test_a_driver_with_the_race_and_its_twin_without(strategy: str, status: Stat
 @pytest.mark.parametrize("fs", ["xfs", "ext4"])
 def test_hazards_of_synchronous_writes(fs: str) -> None:
     with loop_scratch(fs, 512 << 20, default_directory()) as scratch:
-        result, events = in_process(sys.executable, LOAD, "race", scratch.path / "f", 300)
+        result, events = in_process(sys.executable, LOAD, "race", scratch.path / "f", 1000)
     assert result.status is Status.HAZARD
     assert result.state.counts.exposed > 3
     assert {(event.path or "").partition(" ")[0] for event in events} == {"/f"}  # in a mount namespace of its own
     assert {event.hazard.second["length"] for event in events} == {1 << 20}
     assert not any(result.state.lost.values())
-    assert result.state.operations[Op.DIRECT_WRITE] == result.state.operations[Op.FALLOCATE] == 300
+    assert result.state.operations[Op.DIRECT_WRITE] == result.state.operations[Op.FALLOCATE] == 1000
 
 
 def test_io_uring_is_watched(tmp_path: Path) -> None:
