@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blockstack.journal import GUEST_SHIFT, RequestFlag
-from tracer.analysis.overlaps import I64, overlapping, range_ends, sequence_ends
+from tracer.analysis.overlaps import I64, ended, overlapping, range_ends, sequence_ends
 from tracer.analysis.rules import RulePairs
 from tracer.operations import FALLOC_FL_KEEP_SIZE, WRITES, Op, Operations
 
@@ -29,7 +29,7 @@ def waited(ops: Operations) -> U64:
     """
     none = np.empty((0, 2), np.uint64)
     requests = ops[ops["op"] == Op.MARK_REQUEST]
-    waits = ops[(ops["op"] == Op.MARK_WAIT) & (ops["seq_end"] != 0)]
+    waits = ops[(ops["op"] == Op.MARK_WAIT) & ended(ops)]
     if not len(requests) or not len(waits):
         return none
     requests = requests[np.argsort(requests["request"])]
@@ -86,7 +86,7 @@ def _behind_one_another(ops: Operations, first: Operations) -> U64:
     none = np.empty((0, 2), np.uint64)
     guests = ops[(ops["op"] == Op.MARK_GUEST_WRITE) & (ops["result"] > 0)]
     guests = guests[np.argsort(guests["request"])]
-    writes = ops[(ops["result"] >= 0) & np.isin(ops["op"], WRITES)]
+    writes = ops[(ops["result"] > 0) & np.isin(ops["op"], WRITES)]
     if not (len(guests) and len(first) and len(writes)):
         return none
     shift = np.uint64(GUEST_SHIFT)
@@ -138,8 +138,8 @@ def min_gap_ns(ops: Operations, conflicts: U64, pairs: RulePairs) -> int | None:
         zero_begin, zero_end = _spans(ops, (Op.FALLOCATE, Op.MARK_FALLOCATE), conflicts[:, 0])
         write_begin, write_end = _spans(ops, WRITES, conflicts[:, 1])
         gaps.append(np.maximum(zero_begin - write_end, write_begin - zero_end))
-    ended = (ops["seq_end"][pairs.first] != 0) & (ops["seq_end"][pairs.second] != 0)
-    first, second = ops[pairs.first[ended]], ops[pairs.second[ended]]
+    over = ended(ops[pairs.first]) & ended(ops[pairs.second])
+    first, second = ops[pairs.first[over]], ops[pairs.second[over]]
     gaps.append(np.maximum(first["t_begin"] - second["t_end"], second["t_begin"] - first["t_end"]))
     smallest = np.concatenate(gaps)
     return int(smallest.min()) if len(smallest) else None
@@ -154,7 +154,7 @@ def _rows(requests: Operations, ids: U64) -> I64:
 
 def _spans(ops: Operations, kinds: tuple[Op, ...], ids: U64) -> tuple[I64, I64]:
     """First begin and last end (ns) of the operations of `kinds` with each of the request ids (k,)."""
-    rows = ops[np.isin(ops["op"], kinds) & (ops["seq_end"] != 0)]
+    rows = ops[np.isin(ops["op"], kinds) & ended(ops)]
     known, inverse = np.unique(rows["request"], return_inverse=True)
     begin = np.full(len(known), np.iinfo(np.int64).max, np.int64)
     end = np.zeros(len(known), np.int64)

@@ -17,7 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.analysis.columns import Columns
-from tracer.analysis.overlaps import I64, MAX_BYTE, dense_groups, overlapping, range_ends, sequence_ends
+from tracer.analysis.overlaps import (
+    I64,
+    MAX_BYTE,
+    dense_groups,
+    ended,
+    overlapping,
+    range_ends,
+    sequence_ends,
+    was_seen,
+)
 from tracer.operations import (
     FALLOC_FL_COLLAPSE_RANGE,
     FALLOC_FL_INSERT_RANGE,
@@ -68,8 +77,8 @@ def effects(ops: Operations) -> Effects:
     result = Effects(
         **{name: _alone(name, ops, count) for name in ("is_step", *(field for field, _ in DERIVED.values()))}
     )
-    linked = ops["request"] != 0
-    marks = np.flatnonzero(linked & (ops["op"] == Op.MARK_FALLOCATE))
+    linked = ops["request"].astype(np.bool_)
+    marks = np.flatnonzero(linked & among(ops["op"], (Op.MARK_FALLOCATE,)))
     calls = np.flatnonzero(linked & among(ops["op"], (Op.FALLOCATE, Op.TRUNCATE)))
     if not len(marks) or not len(calls):
         return result
@@ -142,7 +151,8 @@ def emulated(trace: Stored) -> Emulated:
     found = [np.empty(0, np.int64)]
     for group in groups:
         ops = trace.read(group, ("op", "request"))
-        found.append((group.number << GROUP_SHIFT) + np.flatnonzero(among(ops["op"], kinds) & (ops["request"] != 0)))
+        wanted = among(ops["op"], kinds) & ops["request"].astype(np.bool_)
+        found.append((group.number << GROUP_SHIFT) + np.flatnonzero(wanted))
     rows = np.concatenate(found)
     return Emulated(rows, effects(trace.rows(rows.tolist())))
 
@@ -172,7 +182,7 @@ def _cut_to(ops: Mapping[str, npt.NDArray[Any]] | Operations) -> I64:
     moves = FALLOC_FL_KEEP_SIZE | FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE
     sets_its_end = (op == Op.FALLOCATE) & ((flags & moves) == 0)
     size = np.where(op == Op.TRUNCATE, offset, range_ends(offset, length))
-    done = (ops["result"][at] == 0) & (ops["seq_end"][at] != 0) & (ops["t_applied"][at] != 0)
+    done = (ops["result"][at] == 0) & ended(ops)[at] & was_seen(ops["t_applied"])[at]
     cuts = ((op == Op.TRUNCATE) | sets_its_end) & done & (ops["size_applied"][at] > size)
     sizes = np.full(len(ops["op"]), MAX_BYTE, np.int64)
     sizes[at[cuts]] = size[cuts]
@@ -190,4 +200,4 @@ def _fold_truncates(ops: Operations, mark: I64, call: I64, result: Effects) -> N
     result.size_end[mark] = ops["size_end"][call]
     result.cut_to[mark] = result.cut_to[call]
     applied = ops["t_applied"][call]
-    result.t_applied[mark] = np.where(applied != 0, applied, result.t_applied[mark])
+    result.t_applied[mark] = np.where(was_seen(applied), applied, result.t_applied[mark])

@@ -39,7 +39,7 @@ def as_operations(rows: tuple[Row, ...]) -> Operations:
     """A trace (n,) in which all that is not said is usual: sizes not seen, success, times by sequence number."""
     ops = np.zeros(len(rows), OPERATION)
     for record, row in zip(ops, rows, strict=True):
-        flying = row["seq_end"] == 0
+        flying = not row["seq_end"]
         success = row["length"] if row["op"] in WRITES else 0
         usual = {
             "t_begin": NS * row["seq_begin"],

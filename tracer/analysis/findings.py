@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.analysis.columns import Columns
-from tracer.analysis.overlaps import I64, files, numbered
+from tracer.analysis.overlaps import I64, ended, files, numbered
 from tracer.analysis.rules import Outcome
 from tracer.operations import FALLOCATES, OPERATION, Op, among
 
@@ -213,4 +213,4 @@ def _records(ops: Columns) -> list[bytes]:
 def _gaps(first: Columns, second: Columns) -> npt.NDArray[np.int64]:
     """`Example.gap_ns` of pairs (k,)."""
     gaps = np.maximum(first["t_begin"], second["t_begin"]) - np.minimum(first["t_end"], second["t_end"])
-    return np.where((first["seq_end"] == 0) | (second["seq_end"] == 0), NO_GAP, gaps)
+    return np.where(ended(first) & ended(second), gaps, NO_GAP)

@@ -14,6 +14,7 @@ import numpy as np
 from tracer.analysis.columns import Columns
 from tracer.analysis.findings import NO_GAP, Example, Findings, Kind
 from tracer.analysis.findings import Counts as Counts
+from tracer.analysis.overlaps import ended
 from tracer.analysis.rules import Outcome, Rule, RulePairs, Severity, all_rules
 from tracer.errors import Status
 from tracer.operations import OPERATION, Op, Operations
@@ -186,7 +187,7 @@ def analyse(ops: Operations, meta: TraceMeta, rules: Sequence[Rule] | None = Non
     """Judge a trace, ops (n,) in any order, by some rules (None: all)."""
     rules = all_rules() if rules is None else rules
     found = [(rule, folded(ops, rule.chunks(ops))) for rule in rules]
-    unfinished = int(np.count_nonzero(ops["seq_end"] == 0))
+    unfinished = int(np.count_nonzero(~ended(ops)))
     return conclude(meta, len(ops), unfinished, found)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.analysis.emulation import Effects, effects
-from tracer.analysis.overlaps import I64, MAX_BYTE, range_ends
+from tracer.analysis.overlaps import I64, MAX_BYTE, ended, range_ends, was_seen
 from tracer.operations import FALLOC_FL_KEEP_SIZE, NONE_SIZE, WRITES, Op, Operations, among
 
 
@@ -59,10 +59,10 @@ def lost_ranges(ops: Operations, dev: int, ino: int) -> I64:
     """
     mine = ops[(ops["dev"] == dev) & (ops["ino"] == ino)]
     what = effects(mine)
-    writes = among(mine["op"], WRITES) & (mine["result"] > 0) & (mine["seq_end"] != 0)
+    writes = among(mine["op"], WRITES) & (mine["result"] > 0) & ended(mine)
     cuts = _size_changes(mine, what)
     ends = range_ends(mine["offset"], mine["result"])
-    applied = np.where(what.t_applied != 0, what.t_applied, mine["t_end"])
+    applied = np.where(was_seen(what.t_applied), what.t_applied, mine["t_end"])
     order = np.lexsort((mine["seq_end"], applied))
     order = order[(writes | cuts)[order]]
     writes, cuts = writes[order], cuts[order]
@@ -102,4 +102,4 @@ def _size_changes(ops: Operations, what: Effects) -> npt.NDArray[np.bool_]:
     emulated = (op == Op.MARK_FALLOCATE) & ~what.truncated
     kind = fallocate | emulated | (op == Op.TRUNCATE)
     known = (ops["size_end"] != NONE_SIZE) | seen_to_cut
-    return np.asarray(kind & (ops["result"] == 0) & (ops["seq_end"] != 0) & known)
+    return np.asarray(kind & (ops["result"] == 0) & ended(ops) & known)

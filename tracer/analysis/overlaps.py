@@ -7,7 +7,7 @@ inside b, are two disjoint classes, and each is one binary search in one sorted 
 m) + pairs), also if an interval lasts as long as the trace.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,17 +35,26 @@ I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 
-def sequence_ends(ops: Operations | Columns) -> U64:
+def ended(ops: Operations | Columns | Mapping[str, U64]) -> Bools:
+    """Which operations (n,) were seen to end: the others were in flight when the recording did. Reads seq_end."""
+    return ops["seq_end"].astype(np.bool_)
+
+
+def was_seen(times: I64) -> Bools:
+    """Which times (n,), in ns, were seen: 0 stands for those that were not."""
+    return times.astype(np.bool_)
+
+
+def sequence_ends(ops: Operations | Columns | Mapping[str, U64]) -> U64:
     """`seq_end` of every operation (n,), with `FOREVER` for those in flight."""
-    ends: U64 = ops["seq_end"]
-    return np.where(ends == 0, FOREVER, ends)
+    return np.where(ended(ops), ops["seq_end"], FOREVER)
 
 
 def range_ends(offset: I64, length: I64) -> I64:
     """First byte behind each range (n,); saturates at `MAX_BYTE`. A negative length counts as none."""
     length = np.maximum(length, 0)
     room = MAX_BYTE - np.maximum(offset, 0)
-    return np.where(length > room, MAX_BYTE, offset + np.minimum(length, room))
+    return np.asarray(offset + np.minimum(length, room))
 
 
 def dense_groups(*columns: npt.NDArray[Any]) -> I64:

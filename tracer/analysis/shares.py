@@ -109,7 +109,7 @@ def tasks(trace: Stored, emulated: Emulated, rules: Sequence[Rule], workers: int
         for window in windows(trace, _WINDOWS * workers if workers > 1 else 1):
             yield Task(trace, emulated, others, Share(window), counts=True)
     for bucket in range(workers if scans else 0):
-        yield Task(trace, emulated, scans, Share(Window(), bucket, workers), counts=not others and bucket == 0)
+        yield Task(trace, emulated, scans, Share(Window(), bucket, workers), counts=not (others or bucket))
 
 
 def windows(trace: Stored, count: int) -> list[Window]:

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.analysis.columns import Columns
-from tracer.analysis.overlaps import I64, range_ends
+from tracer.analysis.overlaps import I64, ended, range_ends, was_seen
 from tracer.operations import DIRECT_WRITES, WRITES, Operations, among
 
 Mask = npt.NDArray[np.bool_]
@@ -12,7 +12,7 @@ Mask = npt.NDArray[np.bool_]
 
 def data_writes(ops: Operations | Columns) -> Mask:
     """Which operations (n,) are writes that put data into a file, or still may. Reads op, result."""
-    return np.asarray(among(ops["op"], WRITES) & ((ops["result"] > 0) | (ops["seq_end"] == 0)))
+    return np.asarray(among(ops["op"], WRITES) & ((ops["result"] > 0) | ~ended(ops)))
 
 
 def direct_data_writes(ops: Columns) -> Mask:
@@ -22,12 +22,12 @@ def direct_data_writes(ops: Columns) -> Mask:
 
 def took_place(ops: Operations | Columns) -> Mask:
     """Which fallocates or truncates of ops (n,) succeeded, or still may. Reads result."""
-    return np.asarray((ops["result"] == 0) | (ops["seq_end"] == 0))
+    return np.asarray((ops["result"] == 0) | ~ended(ops))
 
 
 def acknowledged(writes: Columns) -> Mask:
     """Which of writes (n,) somebody was told of. Reads result."""
-    return np.asarray((writes["result"] > 0) & (writes["seq_end"] != 0))
+    return np.asarray((writes["result"] > 0) & ended(writes))
 
 
 def ends(ops: Operations | Columns) -> I64:
@@ -42,7 +42,7 @@ def written_ends(writes: Columns) -> I64:
 
 def in_effect_by(writes: Columns) -> I64:
     """ns by when all that each acknowledged write of (n,) does had been done. Reads t_applied, t_end."""
-    return np.where(writes["t_applied"] != 0, writes["t_applied"], writes["t_end"])
+    return np.where(was_seen(writes["t_applied"]), writes["t_applied"], writes["t_end"])
 
 
 def done_before(one: Columns, other: Columns) -> Mask:
@@ -51,4 +51,4 @@ def done_before(one: Columns, other: Columns) -> Mask:
     `t_applied` of a direct write is when its I/O was over, or later (bpf/direct_write.c); it returns after that.
     Reads t_applied, t_begin.
     """
-    return np.asarray((one["t_applied"] != 0) & (one["t_applied"] <= other["t_begin"]))
+    return np.asarray(was_seen(one["t_applied"]) & (one["t_applied"] <= other["t_begin"]))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tracer.analysis.overlaps import sequence_ends
 from tracer.operations import OPERATION
 from tracer.stored import GROUP_SHIFT, Group, Stored
 from tracer.trace_columns import LAST_NUMBER
@@ -97,8 +98,7 @@ def carried(trace: Stored, names: tuple[str, ...], number: int) -> Iterator[Arra
 
 
 def _open_at(ops: Arrays, number: int) -> npt.NDArray[np.bool_]:
-    end = ops["seq_end"]
-    return np.asarray((ops["seq_begin"] < number) & ((end == 0) | (end >= number)))
+    return np.asarray((ops["seq_begin"] < number) & (sequence_ends(ops) >= np.uint64(number)))
 
 
 def _numbered(ops: Arrays, group: Group) -> Arrays:

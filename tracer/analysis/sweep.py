@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from tracer.analysis.columns import Columns
 from tracer.analysis.emulation import DERIVED, Emulated
-from tracer.analysis.overlaps import U64, Meetings, sequence_ends
+from tracer.analysis.overlaps import U64, Meetings, ended, sequence_ends
 from tracer.analysis.rules import PairRule, Rule, Scan, ScanRule, moments
 from tracer.analysis.stream import BATCH, HELD, Arrays, Stretch, Window, carried, stretches
 from tracer.errors import TraceError
@@ -92,7 +92,7 @@ class Sweep:
         """Yield what is found, in portions, one at least for each stretch. Raises TraceError for a damaged trace."""
         window = self._share.window
         before = list(carried(self._trace, NAMES, window.low)) if window.low else []
-        self._ends = np.concatenate([self._ends, *(ops["seq_end"][ops["seq_end"] != 0] for ops in before)])
+        self._ends = np.concatenate([self._ends, *(ops["seq_end"][ended(ops)] for ops in before)])
         batch, held = self._limits
         first = True
         for stretch in stretches(self._trace, NAMES, window, batch=batch, held=held):
@@ -101,7 +101,7 @@ class Sweep:
                 self._open = self._seen(_joined([nothing, *before]))
                 before, first = [], False
             self.operations += len(stretch.ops["row"])
-            self.unfinished += int(np.count_nonzero(stretch.ops["seq_end"] == 0))
+            self.unfinished += int(np.count_nonzero(~ended(stretch.ops)))
             self._check_numbers(stretch)
             yield from self._advance(self._seen(stretch.ops), stretch.frontier)
             yield []
@@ -141,8 +141,7 @@ class Sweep:
 
     def _check_numbers(self, stretch: Stretch) -> None:
         """Raise TraceError where a sequence number is another one's, too. All below the frontier are known."""
-        ends = stretch.ops["seq_end"]
-        ends = np.concatenate([self._ends, ends[ends != 0]])
+        ends = np.concatenate([self._ends, stretch.ops["seq_end"][ended(stretch.ops)]])
         past = ends < np.uint64(stretch.frontier)
         numbers = np.concatenate([stretch.ops["seq_begin"], ends[past]])
         self._ends = ends[~past]
@@ -176,7 +175,7 @@ def buckets(ops: Columns, count: int) -> npt.NDArray[np.uint64]:
 
 def _judged(rule: PairRule, first: Columns, second: Columns) -> Iterator[Found]:
     outcome = rule.judge(first, second)
-    found = outcome != 0
+    found = outcome.astype(np.bool_)
     if found.any():
         yield Found(rule, first.take(found), second.take(found), outcome[found])
 

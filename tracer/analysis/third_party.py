@@ -124,12 +124,12 @@ class _Guard:
         self, name: str, method: Callable[[Columns], npt.NDArray[np.bool_]], ops: Columns
     ) -> npt.NDArray[np.bool_]:
         mask = self._call(name, method, ops)
-        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (len(ops),):
+        if not isinstance(mask, np.ndarray) or mask.dtype.type is not np.bool_ or mask.shape != (len(ops),):
             raise _error(self._where, f"{name} did not return {len(ops)} booleans")
         return mask
 
     def _outcome(self, name: str, outcome: Any, count: int) -> npt.NDArray[np.uint8]:
-        if not isinstance(outcome, np.ndarray) or outcome.dtype != np.uint8 or outcome.shape != (count,):
+        if not isinstance(outcome, np.ndarray) or outcome.dtype.type is not np.uint8 or outcome.shape != (count,):
             raise _error(self._where, f"{name} did not return {count} outcomes (uint8)")
         if len(outcome) and outcome.max() > max(Outcome):
             raise _error(self._where, f"{name} returned {outcome.max()}, which is no outcome")

@@ -1,5 +1,6 @@
 """Which pairs count as conflicts, and how far apart they were."""
 
+import random
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from blockstack.journal import GUEST_SHIFT, RequestFlag
 from tracer.analysis.conflicts import asked_together, grown_together, guest_pairs, min_gap_ns, together, waited
 from tracer.analysis.rules import RulePairs
-from tracer.operations import FALLOC_FL_KEEP_SIZE, OPERATION, Op, Operations
+from tracer.operations import FALLOC_FL_KEEP_SIZE, NONE_RESULT, OPERATION, WRITES, Op, Operations
 
 ZERO = int(RequestFlag.ZERO_WRITE | RequestFlag.POST_EOF)
 CLUSTER = 65536
@@ -162,3 +163,148 @@ def test_what_counts_as_growing_together(rows: tuple[Any, ...], count: int, of_r
     assert len(grown_together(found, of_reads=True)) == of_reads
     found["flags"][:1] = RequestFlag.READ
     assert len(grown_together(found, of_reads=True)) == count
+
+
+def some(seed: int) -> Operations:
+    """Guest requests, of which most meet, what the driver makes of them, and rows that have to do with nothing."""
+    chance = random.Random(seed)
+    ids = [request_id(chance.randrange(1, 4), serial) for serial in range(1, chance.randrange(4, 10))]
+    rows: list[dict[str, int]] = [{"op": Op.MARK_GUEST_WRITE, "request": request_id(guest, 0)} for guest in (1, 2, 3)]
+    for number in ids:
+        zeroes = chance.random() < 0.5
+        kinds = (Op.FALLOCATE, Op.FALLOCATE, Op.MARK_FALLOCATE) if zeroes else WRITES
+        rows.append({"op": Op.MARK_REQUEST, "request": number, "flags": ZERO if zeroes else 0})
+        rows += [{"op": chance.choice(kinds), "request": number} for _ in range(chance.choice([0, 1, 1, 1, 2]))]
+    rows += [
+        {"op": Op.MARK_WAIT, "request": chance.choice(ids), "result": chance.choice([*ids, 9])}
+        for _ in range(chance.randrange(12))
+    ]
+    rows += [{"op": chance.choice(list(Op)[:6]), "request": request_id(chance.randrange(5), 77)} for _ in range(2)]
+    chance.shuffle(rows)
+    numbers = list(range(4, 2 * len(rows) + 4))
+    chance.shuffle(numbers)
+    found = np.zeros(len(rows), OPERATION)
+    for row, given in zip(found, rows, strict=True):
+        row["seq_begin"], row["seq_end"] = sorted((numbers.pop(), numbers.pop()))
+        row["t_begin"], row["t_end"] = 10 * row["seq_begin"], 10 * row["seq_end"]
+        row["offset"], row["length"] = chance.randrange(4), chance.randrange(5)
+        row["result"] = chance.choice([-5, 0, *[1] * 10])
+        row["flags"] = chance.choice([*[0] * 10, FALLOC_FL_KEEP_SIZE, RequestFlag.READ])
+        for name, value in given.items():
+            row[name] = value
+        if row["op"] == Op.MARK_GUEST_WRITE and chance.random() < 0.7:
+            row["seq_begin"] = row["request"] >> GUEST_SHIFT  # most begin before all else: these numbers are free
+        if chance.random() < 0.1:
+            row["flags"] = chance.choice([RequestFlag.READ, RequestFlag.ZERO_WRITE, ZERO | RequestFlag.READ, 8])
+        if chance.random() < 0.1:
+            row["seq_end"], row["t_end"] = 0, 0
+            row["result"] = row["result"] if row["op"] == Op.MARK_WAIT else NONE_RESULT
+    return found
+
+
+def last(row: np.void) -> int:
+    return int(row["seq_end"]) or 2**64
+
+
+def behind(ops: Operations, firsts: list[np.void]) -> list[list[int]]:
+    """Request ids of some operations and successful writes behind them, of guest requests that met."""
+    guests = {
+        int(row["request"]) >> GUEST_SHIFT: row for row in ops if row["op"] == Op.MARK_GUEST_WRITE and row["result"] > 0
+    }
+    found = set()
+    for first in firsts:
+        for write in ops:
+            one, other = (guests.get(int(row["request"]) >> GUEST_SHIFT) for row in (first, write))
+            if write["op"] not in WRITES or write["result"] <= 0 or one is None or other is None or one is other:
+                continue
+            met = one["seq_begin"] < last(other) and other["seq_begin"] < last(one)
+            if met and write["offset"] + write["length"] > first["offset"] + first["length"]:
+                found.add((int(first["request"]), int(write["request"])))
+    return [list(pair) for pair in sorted(found)]
+
+
+def growing(ops: Operations, of_reads: bool) -> list[np.void]:
+    """Writes that end behind all that was written or allocated before them."""
+    read = {
+        int(row["request"]) >> GUEST_SHIFT
+        for row in ops
+        if row["op"] == Op.MARK_GUEST_WRITE and row["flags"] & RequestFlag.READ
+    }
+    found, reached = [], 0
+    for row in sorted(ops, key=lambda row: int(row["seq_begin"])):
+        if row["op"] not in (*WRITES, Op.FALLOCATE) or row["result"] < 0:
+            continue
+        end = int(row["offset"] + row["length"])
+        if end > reached and row["op"] in WRITES and (not of_reads or int(row["request"]) >> GUEST_SHIFT in read):
+            found.append(row)
+        reached = max(reached, end)
+    return found
+
+
+def waits_of(ops: Operations) -> list[list[int]]:
+    """Ids of a zero-write beyond the end and a write behind it that were done, of which one waited for the other."""
+    requests = {int(row["request"]): row for row in ops if row["op"] == Op.MARK_REQUEST}
+    done = [row for row in ops if row["result"] >= 0]
+    zeroed = {int(row["request"]) for row in done if row["op"] in (Op.FALLOCATE, Op.MARK_FALLOCATE)}
+    written = {int(row["request"]) for row in done if row["op"] in WRITES}
+    found = set()
+    for wait in ops[(ops["op"] == Op.MARK_WAIT)]:
+        if not wait["seq_end"]:
+            continue
+        both = (int(wait["request"]), int(wait["result"]))
+        for zero, write in (both, both[::-1]):
+            if zero not in requests or write not in requests or zero not in zeroed or write not in written:
+                continue
+            one, other = requests[zero], requests[write]
+            if int(one["flags"]) & ZERO != ZERO or int(other["flags"]) & (RequestFlag.ZERO_WRITE | RequestFlag.READ):
+                continue
+            if other["offset"] + other["length"] > one["offset"] + one["length"]:
+                found.add((zero, write))
+    return [list(pair) for pair in sorted(found)]
+
+
+def gap_of(ops: Operations, conflicts: list[list[int]], pairs: list[tuple[int, int]]) -> int | None:
+    """The least time between the two of a conflict or a pair."""
+
+    def span(request: int, kinds: tuple[Op, ...]) -> tuple[int, int]:
+        rows = [row for row in ops if row["request"] == request and row["op"] in kinds and row["seq_end"]]
+        return min(int(row["t_begin"]) for row in rows), max(int(row["t_end"]) for row in rows)
+
+    spans = [(span(zero, (Op.FALLOCATE, Op.MARK_FALLOCATE)), span(write, WRITES)) for zero, write in conflicts]
+    for first, second in pairs:
+        one, other = ops[first], ops[second]
+        if one["seq_end"] and other["seq_end"]:
+            spans.append(((int(one["t_begin"]), int(one["t_end"])), (int(other["t_begin"]), int(other["t_end"]))))
+    return min((max(a[0] - b[1], b[0] - a[1]) for a, b in spans), default=None)
+
+
+def test_against_the_rules_as_they_are_written_down() -> None:
+    several = 0
+    for seed in range(800):
+        ops = some(seed)
+        chance = random.Random(-seed)
+        zeroes = [
+            row
+            for row in ops
+            if row["op"] in (Op.FALLOCATE, Op.MARK_FALLOCATE)
+            and row["result"] >= 0
+            and not row["flags"] & FALLOC_FL_KEEP_SIZE
+        ]
+        wanted = [behind(ops, zeroes), behind(ops, growing(ops, False)), behind(ops, growing(ops, True))]
+        found = [asked_together(ops), grown_together(ops), grown_together(ops, of_reads=True)]
+        assert [pairs.tolist() for pairs in found] == wanted, seed
+        waiting = waits_of(ops)
+        assert waited(ops).tolist() == waiting, seed
+        pairs = [(chance.randrange(len(ops)), chance.randrange(len(ops))) for _ in range(seed % 3)] if len(ops) else []
+        columns = np.array(pairs, np.int64).reshape(-1, 2).T
+        ruled = RulePairs(columns[0], columns[1], np.zeros(len(pairs), np.uint8))
+        assert min_gap_ns(ops, np.array(waiting, np.uint64).reshape(-1, 2), ruled) == gap_of(ops, waiting, pairs), seed
+        numbers = ops["request"] >> np.uint64(GUEST_SHIFT)
+        exposed = {
+            (int(numbers[first]), int(numbers[second]))
+            for first, second in pairs
+            if numbers[first] and numbers[second] and numbers[first] != numbers[second]
+        }
+        assert guest_pairs(ops, ruled) == exposed, seed
+        several += len(wanted[0]) + len(wanted[1]) + len(waiting) > 1
+    assert several > 100

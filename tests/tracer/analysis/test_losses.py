@@ -124,7 +124,7 @@ def test_far_ends() -> None:
     assert lost(write(top - 5, 50), truncate(0)) == [[top - 5, top]]
 
 
-RANGE = st.tuples(st.integers(0, 20), st.integers(0, 8), st.booleans())
+RANGE = st.tuples(st.integers(0, 20), st.integers(-2, 8), st.booleans())
 
 
 @given(st.lists(RANGE, max_size=30))

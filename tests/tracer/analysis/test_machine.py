@@ -33,3 +33,19 @@ def test_one_that_sorts_wrongly_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(np, "argsort", wrong)
     with pytest.raises(UnsupportedError, match="sorts numbers wrongly"):
         machine.require_sound()
+
+
+@pytest.mark.parametrize("larger", [False, True])
+def test_one_that_loses_a_number_is_refused(larger: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same place twice, beside the right one: all is in order, and one that is larger, or smaller, is gone."""
+    right = np.argsort
+
+    def wrong(values: "np.ndarray[tuple[int], np.dtype[np.uint64]]") -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
+        order = right(values)
+        at = int(np.argmax((order[1:] < order[:-1]) == larger))
+        order[at + 1] = order[at]
+        return order
+
+    monkeypatch.setattr(np, "argsort", wrong)
+    with pytest.raises(UnsupportedError, match="sorts numbers wrongly"):
+        machine.require_sound()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.analysis.overlaps import FOREVER, MAX_BYTE, dense_groups, overlapping, range_ends
+from tracer.analysis.overlaps import FOREVER, MAX_BYTE, _begun_by, dense_groups, overlapping, range_ends
 
 INTERVAL = st.tuples(st.integers(1, 40), st.integers(0, 12), st.booleans(), st.integers(0, 2))
 Interval = tuple[int, int, int]  # begin, end, group
@@ -104,3 +104,13 @@ def test_range_ends_saturate() -> None:
     offset = np.array([0, 5, MAX_BYTE, MAX_BYTE - 1, 7], np.int64)
     length = np.array([0, 6, 1, 1, -3], np.int64)
     assert range_ends(offset, length).tolist() == [0, 11, MAX_BYTE, MAX_BYTE, 7]
+
+
+@pytest.mark.parametrize("step", [1, 3, 1 << 57])
+def test_numbers_close_together_are_counted_along_and_others_searched(step: int) -> None:
+    """To count along all of 2^60 takes more memory than there is."""
+    begins = np.arange(10, 10 + 7 * step, step, dtype=np.uint64)
+    around = [begins[0] - np.uint64(1), *begins, *(begins + np.uint64(1)), begins[-1] + np.uint64(step)]
+    ends = np.array(around, np.uint64)
+    assert _begun_by(begins, ends).tolist() == [int((begins <= end).sum()) for end in ends]
+    assert _begun_by(begins[:0], ends).tolist() == [0] * len(ends)

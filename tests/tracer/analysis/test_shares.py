@@ -2,21 +2,22 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.tracer.analysis.parted import Shape, many, saved
 from tests.tracer.analysis.test_sweep import EndedBefore, Meet
-from tracer.analysis import shares
+from tracer.analysis import shares, stream
 from tracer.analysis.emulation import emulated
 from tracer.analysis.engine import examples, first_look
 from tracer.analysis.rules import Rule
 from tracer.analysis.shares import Done, News, Task, tasks
-from tracer.analysis.stream import Window, carried, stretches
+from tracer.analysis.stream import Window, _sorted, carried, stretches
 from tracer.analysis.sweep import Share
 from tracer.operations import Op
-from tracer.stored import Stored
+from tracer.stored import Group, Stored
 from tracer.trace_columns import LAST_NUMBER, NAMES
 
 COUNT = 3000
@@ -118,6 +119,32 @@ def test_stretches_have_what_begins_before_their_frontier(trace: Stored) -> None
     tight = [len(some.ops["row"]) for some in stretches(trace, NAMES, Window(), batch=250, held=1)]
     assert sum(tight) == COUNT
     assert max(tight) <= 400
+
+
+def test_a_row_group_is_read_once_if_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And part by part, once for each, if there is none: then memory is what is held."""
+    trace = saved(tmp_path / "t", many(COUNT), Shape(tuple(at % 5 for at in range(COUNT)), 0, 200, True))
+    reads: Counter[int] = Counter()
+    read = Stored.read
+
+    def counted(self: Stored, group: Group, *arguments: Any, **named: Any) -> Any:
+        reads[group.number] += 1
+        return read(self, group, *arguments, **named)
+
+    monkeypatch.setattr(Stored, "read", counted)
+    assert sum(len(some.ops["row"]) for some in stretches(trace, NAMES, Window(), batch=100, held=COUNT)) == COUNT
+    assert set(reads.values()) == {1}
+    assert len(reads) == len(trace.groups)
+    reads.clear()
+    monkeypatch.setattr(stream, "_LEAST", 16)
+    assert sum(len(some.ops["row"]) for some in stretches(trace, NAMES, Window(), batch=100, held=1)) == COUNT
+    assert max(reads.values()) > 1
+
+
+def test_what_is_in_order_is_not_sorted() -> None:
+    ops = {"seq_begin": np.array([1, 2, 2, 5], np.uint64), "row": np.arange(4)}
+    assert _sorted(ops) is ops
+    assert _sorted({name: column[::-1] for name, column in ops.items()})["row"].tolist() == [0, 2, 1, 3]
 
 
 def test_what_was_in_flight_at_a_number(trace: Stored) -> None:

@@ -176,6 +176,24 @@ def test_what_explains_a_size_that_falls(explains: Any) -> None:
     assert found(as_operations((WROTE, SHORT, {**explains, "ino": 2}))) == [(1, 0)]
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        pytest.param((WROTE, {**SHORT, "size_begin": 128 * K}), id="as long as it has to be"),
+        pytest.param((WROTE, {**SHORT, "size_begin": 256 * K}), id="longer"),
+        pytest.param((WROTE, {**SHORT, "size_begin": -1}), id="not seen"),
+        pytest.param((WROTE, SHORT, operation(Op.TRUNCATE, 29, 33, 64 * K)), id="being truncated"),
+        pytest.param((WROTE, operation(Op.TRUNCATE, 10, 11, 64 * K), SHORT), id="truncated"),
+    ],
+)
+def test_what_is_right_is_not_looked_at_moment_by_moment(rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That takes a hundred times as long, and nearly all files are."""
+    ops = as_operations(rows)
+    monkeypatch.setattr(_Batch, "step", lambda batch, number: pytest.fail("a file that is right"))
+    assert found(ops) == []
+    assert fed(ops, len(ops)) == []
+
+
 def test_a_fallocate_explains_only_what_it_met() -> None:
     met = operation(Op.FALLOCATE, 1, 3, 0, 4 * K)
     assert found(as_operations(({**WROTE, "seq_begin": 2, "seq_end": 4}, SHORT, met))) == []

@@ -23,13 +23,13 @@ from tracer.analysis.engine import analyse_stored, one_after_the_other
 from tracer.analysis.hazards import analyse
 from tracer.analysis.rules import Moments, Outcome, PairRule, Rule, Scan, ScanRule, all_rules
 from tracer.analysis.shares import windows
-from tracer.analysis.stream import Window
-from tracer.analysis.sweep import Share, Sweep, buckets
+from tracer.analysis.stream import Window, stretches
+from tracer.analysis.sweep import Share, Sweep, all_differ, buckets
 from tracer.errors import TraceError
 from tracer.operations import OPERATION, Op, Operations
 from tracer.stored import Stored
 from tracer.trace import TraceMeta
-from tracer.trace_columns import LAST_NUMBER
+from tracer.trace_columns import LAST_NUMBER, NAMES
 
 NOBODY = Emulated(np.empty(0, np.int64), effects(np.empty(0, OPERATION)))
 """No emulated fallocate."""
@@ -311,3 +311,25 @@ def test_a_trace_without_operations(tmp_path: Path) -> None:
     assert found.verdict == "inconclusive"
     assert found.doubts == ("the trace is empty",)
     assert analyse(many(0), TraceMeta(), all_rules()).doubts == found.doubts
+
+
+@pytest.mark.parametrize("step", [1, 2, 1000])
+def test_numbers_that_differ(step: int) -> None:
+    """Close together they are marked, far apart they are sorted."""
+    numbers = np.random.default_rng(5).permutation(np.arange(7, 7 + 500 * step, step, dtype=np.uint64))
+    assert all_differ(numbers)
+    numbers[13] = numbers[400]
+    assert not all_differ(numbers)
+    assert all_differ(numbers[:0])
+
+
+def test_nothing_is_copied_of_which_nearly_all_is_wanted(tmp_path: Path) -> None:
+    """Where there is one share of files; of several, each has its own."""
+    trace = saved(tmp_path / "t", many(400, fallocates=200), Shape((0,), 0, 100, True))
+    rule = Meet((Op.AIO_WRITE,))
+    ops = dict(next(stretches(trace, NAMES, Window())).ops)
+    kept = Sweep(trace, [rule], Share(Window()), NOBODY)._seen(dict(ops))
+    assert np.shares_memory(kept["offset"], ops["offset"])
+    parts = [Sweep(trace, [rule], Share(Window(), bucket, 2), NOBODY)._seen(dict(ops)) for bucket in (0, 1)]
+    assert sum(len(part["offset"]) for part in parts) == len(ops["offset"])
+    assert all(len(part["offset"]) and not np.shares_memory(part["offset"], ops["offset"]) for part in parts)

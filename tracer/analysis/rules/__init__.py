@@ -19,7 +19,7 @@ import numpy.typing as npt
 from tracer.analysis.columns import Columns
 from tracer.analysis.emulation import resolved
 from tracer.analysis.examples import ExampleTrace
-from tracer.analysis.overlaps import I64, Meetings
+from tracer.analysis.overlaps import I64, Meetings, ended
 from tracer.errors import UsageError
 from tracer.operations import Op, Operations
 
@@ -159,7 +159,7 @@ class PairRule(Rule, Protocol):
         for i, j in Meetings(seen).pairs(self.firsts(seen), self.seconds(seen), symmetric=self.symmetric):
             first, second = seen.take(i), seen.take(j)
             outcome = self.judge(first, second)
-            found = outcome != 0
+            found = outcome.astype(np.bool_)
             if found.any():
                 yield RulePairs(first["row"][found], second["row"][found], outcome[found])
 
@@ -203,7 +203,7 @@ class ScanRule(Rule, Protocol):
         """See `Rule.chunks`."""
         seen = resolved(ops)
         wanted = self.wants(seen)
-        for first, second, outcome in self.scan().feed(moments(seen, wanted, wanted & (seen["seq_end"] != 0))):
+        for first, second, outcome in self.scan().feed(moments(seen, wanted, wanted & ended(seen))):
             yield RulePairs(first["row"], second["row"], outcome)
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tracer.analysis.columns import Columns
 from tracer.analysis.emulation import effects
 from tracer.analysis.examples import ExampleTrace, K, operation
-from tracer.analysis.overlaps import sequence_ends
+from tracer.analysis.overlaps import sequence_ends, was_seen
 from tracer.analysis.rules import Commit, Outcome, PairRule, Severity, prose
 from tracer.analysis.sides import acknowledged, data_writes, ends, in_effect_by, took_place, written_ends
 from tracer.operations import FALLOC_FL_KEEP_SIZE, FALLOCATES, NONE_SIZE, WRITES, Op, Operations, among
@@ -122,5 +122,5 @@ def _outcomes(f: Columns, w: Columns) -> npt.NDArray[np.uint8]:
     lost = (write_ended_first & cut) | seen_to_cut
     write_came_first = (w_applied <= f_applied) & write_ended_first & (final >= written_end)
     fallocate_came_first = f_applied <= w["t_begin"]
-    safe = (f_applied != 0) & (w_applied != 0) & (write_came_first | fallocate_came_first) & ~lost
+    safe = was_seen(f_applied) & was_seen(w_applied) & (write_came_first | fallocate_came_first) & ~lost
     return np.where(lost, Outcome.LOST, np.where(safe, Outcome.KERNEL_SERIALISED, Outcome.EXPOSED)).astype(np.uint8)

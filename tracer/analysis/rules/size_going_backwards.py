@@ -85,7 +85,7 @@ _NEVER = 0
 
 def _truncating(ops: Columns) -> npt.NDArray[np.bool_]:
     """Which of ops (n,) may have made their file shorter on purpose, whatever came of it."""
-    collapses = (ops["op"] == Op.FALLOCATE) & ((ops["flags"] & FALLOC_FL_COLLAPSE_RANGE) != 0)
+    collapses = among(ops["op"], (Op.FALLOCATE,)) & ((ops["flags"] & FALLOC_FL_COLLAPSE_RANGE) != 0)
     return np.asarray(collapses | among(ops["op"], (Op.TRUNCATE, Op.MARK_FALLOCATE)))
 
 
@@ -95,7 +95,7 @@ def _extending(ops: Columns) -> npt.NDArray[np.bool_]:
     None that the file system does not have (ZERO_RANGE on OpenZFS before 2.2): it refuses before it looks at the file.
     """
     sets_size = ((ops["flags"] & FALLOC_FL_KEEP_SIZE) == 0) & (ops["result"] != -errno.EOPNOTSUPP)
-    return np.asarray((ops["op"] == Op.FALLOCATE) & sets_size & ~_truncating(ops))
+    return np.asarray(among(ops["op"], (Op.FALLOCATE,)) & sets_size & ~_truncating(ops))
 
 
 _Operation = int | Columns
@@ -212,7 +212,7 @@ class _Batch:
             if written[at] > file.reaches:
                 if begins[at] >= file.disturbed and not file.truncating and not file.extending:
                     file.reaches, file.proof = written[at], low + at
-            elif 0 < sizes[at] < file.reaches and not file.truncating:
+            elif sizes[at] in range(1, file.reaches) and not file.truncating:
                 proof = file.proof
                 # The size may have been read before the number was taken, but not before the time was (bpf/io_uring.c).
                 if proof is not None and ends[at] and self._t_end(proof) < times[at]:
@@ -269,4 +269,4 @@ class _Batch:
         new[self._starts] = True
         since = np.cumsum(new, dtype=np.int64) * (n + 1)
         best = np.maximum.accumulate(since + np.where(proves, rank, 0)) - since
-        return np.where(best > 0, by_size[best - 1], -1)
+        return np.where(best, by_size[best - 1], -1)

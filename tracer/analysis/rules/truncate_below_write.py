@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from tracer.analysis.columns import Columns
 from tracer.analysis.examples import ExampleTrace, K, operation
-from tracer.analysis.overlaps import sequence_ends
+from tracer.analysis.overlaps import sequence_ends, was_seen
 from tracer.analysis.rules import Commit, Outcome, PairRule, Severity, prose
 from tracer.analysis.sides import acknowledged, data_writes, ends, in_effect_by, took_place, written_ends
 from tracer.operations import WRITES, Op
@@ -80,7 +80,7 @@ class TruncateBelowWrite(PairRule):
         found_cut = ended_first & (first["size_after"] == new_size) & (written > new_size)
         seen_to_cut = (first["cut_to"] < written) & (in_effect_by(second) <= first["t_effect"])
         lost = acknowledged(second) & (found_cut | seen_to_cut)
-        stands = (first["t_effect"] != 0) & (first["t_effect"] <= second["t_begin"])
+        stands = was_seen(first["t_effect"]) & (first["t_effect"] <= second["t_begin"])
         outcome = np.where(lost, Outcome.LOST, np.where(stands, Outcome.KERNEL_SERIALISED, Outcome.EXPOSED))
         return np.where(behind, outcome, 0).astype(np.uint8)
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from tracer.analysis.columns import Columns
 from tracer.analysis.examples import ExampleTrace, K, operation
-from tracer.analysis.overlaps import I64, MAX_BYTE
+from tracer.analysis.overlaps import I64, MAX_BYTE, was_seen
 from tracer.analysis.rules import Commit, Outcome, PairRule, Severity, prose
 from tracer.analysis.sides import acknowledged, data_writes, ends, in_effect_by, took_place
 from tracer.operations import (
@@ -99,7 +99,7 @@ class ZeroingOverWrite(PairRule):
     def judge(self, first: Columns, second: Columns) -> npt.NDArray[np.uint8]:
         """Pairs that have a byte in common."""
         common = (first["offset"] < ends(second)) & (second["offset"] < _displaced_ends(first))
-        known = first["t_effect"] != 0
+        known = was_seen(first["t_effect"])
         wiped = known & acknowledged(second) & (in_effect_by(second) <= first["t_effect"])
         stands = known & (first["t_effect"] <= second["t_begin"])
         outcome = np.where(wiped, Outcome.LOST, np.where(stands, Outcome.KERNEL_SERIALISED, Outcome.EXPOSED))
