@@ -297,7 +297,7 @@ def _doubts(operations: int, dropped: int, unfinished: int, gaps: list[str]) -> 
     found = (
         ("the trace is empty", operations == 0),
         (f"{dropped} records were dropped", dropped > 0),
-        (f"{unfinished} operations were still in flight at the end", unfinished > 0),
+        (f"{unfinished} operations were still in flight at the end", bool(unfinished)),
         (f"not seen: {', '.join(gaps)}", bool(gaps)),
     )
     return tuple(doubt for doubt, holds in found if holds)

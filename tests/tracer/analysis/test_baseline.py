@@ -31,6 +31,8 @@ PATH: dict[str, str | int] = {"op": "aio_write", "mode": 0, "comm": "example"}
         (Entry(RULE, {"comm": "example"}, {"op": "aio_write"}), True),
         (Entry(RULE, {}, {}), True),
         (Entry("overlapping-writes", {}, {}), False),
+        (Entry("truncate-below-write", {}, {}), False),
+        (Entry("buffered-and-direct", {}, {}), False),
         (Entry(RULE, PATH | {"comm": "other"}, PATH), False),
         (Entry(RULE, PATH, PATH | {"op": "direct_write"}), False),
         (Entry(RULE, PATH, PATH | {"mode": 1}), False),

@@ -134,6 +134,7 @@ JUDGE = "np.full(len(first), Outcome.EXPOSED, np.uint8)"
         ("their_rules:Two", changed(JUDGE, "1 // 0"), "judge failed: ZeroDivisionError"),
         ("their_rules:Two", changed(JUDGE, "[2]"), "judge did not return 1 outcomes"),
         ("their_rules:Two", changed(JUDGE, "np.full(2, 2, np.uint8)"), "judge did not return 1 outcomes"),
+        ("their_rules:Two", changed(JUDGE, "np.full(0, 2, np.uint8)"), "judge did not return 1 outcomes"),
         ("their_rules:Two", changed(JUDGE, "np.full(1, 2)"), "judge did not return 1 outcomes"),
         ("their_rules:Two", changed(JUDGE, "np.full(1, 4, np.uint8)"), "judge returned 4, which is no outcome"),
         (
@@ -172,3 +173,11 @@ def test_two_of_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(RuleError, match=r"rule other .* its id 'two-writes' is taken by rule one"):
         judged_by_theirs()
+
+
+def test_one_may_read_everything(tmp_path: Path, recorded: Path) -> None:
+    names = "from tracer.analysis.emulation import DERIVED\nfrom tracer.operations import OPERATION\n"
+    every = changed('frozenset({"offset"})', "frozenset(OPERATION.names) | frozenset(DERIVED)")
+    install(tmp_path, "two = their_rules:Two", names + every)
+    done = analyze(tmp_path, "--json", "-", str(recorded))
+    assert json.loads(done.stdout)["counts"]["two-writes"]["exposed"] == 1, done.stderr

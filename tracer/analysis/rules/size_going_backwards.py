@@ -116,8 +116,8 @@ class _File:
     """Bytes that it has for certain, by `proof`; 0: nothing is certain."""
     proof: "_Operation | None" = None
     """The acknowledged write that ends there."""
-    found_short: "list[tuple[int, _Operation, _Operation]]" = field(default_factory=list)
-    """Operations in flight that found the file shorter: `seq_end`, the operation, the write that proves it."""
+    found_short: "dict[int, tuple[_Operation, _Operation]]" = field(default_factory=dict)
+    """Operations in flight that found the file shorter: `seq_end` -> the operation, the write that proves it."""
 
     def forget(self, now: int) -> None:
         """Anything may have become of its size."""
@@ -216,13 +216,12 @@ class _Batch:
                 proof = file.proof
                 # The size may have been read before the number was taken, but not before the time was (bpf/io_uring.c).
                 if proof is not None and ends[at] and self._t_end(proof) < times[at]:
-                    file.found_short.append((ends[at], low + at, proof))
+                    file.found_short[ends[at]] = low + at, proof
                     file.reaches, file.proof = 0, None  # told once
-            if ended[at] and file.found_short:
-                yield from [(one, other) for end, one, other in file.found_short if end == now]
-                file.found_short = [found for found in file.found_short if found[0] != now]
+            if now in file.found_short:
+                yield file.found_short.pop(now)
         file.proof = None if file.proof is None else self._kept(file.proof)
-        file.found_short = [(end, self._kept(one), self._kept(other)) for end, one, other in file.found_short]
+        file.found_short = {end: (self._kept(one), self._kept(other)) for end, (one, other) in file.found_short.items()}
 
     def gathered(self, chosen: Sequence[_Operation]) -> Columns:
         """Operations, one or more, in that order."""
@@ -253,7 +252,7 @@ class _Batch:
         disturbs = self._forgets | self._extending
         last = np.maximum.accumulate(np.where(disturbs, np.arange(len(disturbs)), -1))
         before = np.array([file.disturbed for file in self._files], np.uint64)[self._file]
-        return np.where(self._count(disturbs) > 0, self._now[last], before)
+        return np.where(self._count(disturbs), self._now[last], before)
 
     def _furthest(self, proves: npt.NDArray[np.bool_]) -> I64:
         """Which moment that proves a size proves the largest, of those since the file was last forgotten; -1: none.
