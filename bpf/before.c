@@ -154,6 +154,6 @@ static inline int write_from_before(u64 kiocb, s64 result, struct write *w)
 	w->op.length = result > 0 ? result : 0;
 	w->op.offset = PART(s64, what, OFF_kiocb_ki_pos) - w->op.length;
 	w->op.flags = PART(u32, what, OFF_kiocb_ki_flags);
-	w->op.request = request_of(kiocb, w->op.op);
+	note_request(kiocb, w);
 	return 0;
 }

@@ -15,9 +15,10 @@
 static inline void aio_came(struct submission *s, u64 kiocb);	/* aio.c */
 static inline void aio_given_up(struct submission *s);
 static inline int uring_submissions_are_seen(void);	/* io_uring.c */
-static inline void uring_begins_at_iomap(u64 kiocb);
+static inline void uring_begins_at_iomap(u64 kiocb, u8 expected);
 static inline int begin_in_call_before(u64 kiocb, struct operation *op);	/* before.c */
 static inline int may_continue_before(u64 kiocb);
+static inline int may_be_from_before(u64 kiocb);
 static inline int write_from_before(u64 kiocb, s64 result, struct write *w);
 static inline void lose_before(void);
 
@@ -114,7 +115,7 @@ static inline void end_known_write(u64 kiocb, struct write *w, u64 known, s64 re
 		w->op.t_applied = AT_ITS_END;
 	}
 	if (w->op.op == OP_URING_WRITE && result < w->op.length)
-		uring_begins_at_iomap(kiocb);	/* it may be done again, or the rest of it */
+		uring_begins_at_iomap(kiocb, 0);	/* it may be done again, or the rest of it */
 	finish_known(&w->op, w->inode, known, result);
 	forget_write(kiocb);
 }
@@ -192,13 +193,18 @@ static inline u8 origin(u64 complete, struct submission *s)
 	return OP_DIRECT_WRITE;
 }
 
-static inline u64 request_of(u64 kiocb, u8 op)
+/* What the user calls it, and of io_submit the iocb: the first two members of struct io_event ki_res. */
+static inline void note_request(u64 kiocb, struct write *w)
 {
-	if (op == OP_AIO_WRITE)
-		return FIELD(u64, kiocb, OFF_aio_kiocb_ki_res_data);
-	if (op == OP_URING_WRITE)
-		return FIELD(u64, kiocb, OFF_io_kiocb_cqe_user_data - OFF_io_kiocb_cmd);
-	return 0;
+	u64 event[2] = {};
+
+	if (w->op.op == OP_AIO_WRITE) {
+		READ(event, kiocb + OFF_aio_kiocb_ki_res_data);
+		w->op.request = event[0];
+		w->iocb = event[1];
+	} else if (w->op.op == OP_URING_WRITE) {
+		w->op.request = FIELD(u64, kiocb, OFF_io_kiocb_cqe_user_data - OFF_io_kiocb_cmd);
+	}
 }
 
 /* Take a begin from the block of the system call, if there is one. */
@@ -288,12 +294,30 @@ static inline void begin_in_submission(u64 kiocb, struct write *w, struct submis
 	}
 }
 
-/* Whether what comes to iomap is a write that has come there before, and not another one that has its kiocb. */
-static inline int is_the_same_request(u64 kiocb, struct write *old, struct submission *s)
+/*
+ * Whether what comes to iomap is a write that has come there before: again, for the rest, with
+ * another lock, or from a worker. xfs_file_dio_write_unaligned() does so after -EAGAIN,
+ * btrfs_direct_write() after having faulted the buffer in. Else it is another one that has its
+ * kiocb: an io_submit frees that of a write which is refused, and takes it for the next.
+ */
+static inline int comes_again(u64 kiocb, struct write *old, struct submission *s, u64 inode, s64 offset)
 {
-	if (s && s->kiocb == kiocb)
-		return s->kiocb_seq == old->op.seq_begin;
-	return old->op.op == OP_URING_WRITE && uring_submissions_are_seen();	/* uring_forget() */
+	int within = offset >= old->op.offset && offset < old->op.offset + old->op.length;
+	u64 id = bpf_get_current_pid_tgid();
+	struct call *call;
+
+	if (old->inode != inode || old->queued)
+		return 0;
+	if (old->op.op == OP_AIO_WRITE) {
+		if (FIELD(u64, kiocb, OFF_aio_kiocb_ki_res_obj) != old->iocb)
+			return 0;
+		return s ? s->kiocb == kiocb && s->kiocb_seq == old->op.seq_begin : within;
+	}
+	if (within || old->op.op == OP_URING_WRITE)
+		return within || uring_submissions_are_seen();	/* uring_forget() */
+	/* To the end of the file, which others have moved. But splice(2) makes several writes with one kiocb. */
+	call = old->tried == -EOF_EAGAIN ? calls.lookup(&id) : 0;
+	return call && call->kiocb == kiocb && call->kiocb_seq == old->op.seq_begin;
 }
 
 /* known and iter: pointers to struct kiocb and iov_iter, whose types are known; kiocb: the former as a number. */
@@ -322,23 +346,16 @@ static inline void begin_write(u64 known, u64 kiocb, u64 iter)
 	offset = KNOWN_FIELD(s64, known, OFF_kiocb_ki_pos);
 
 	if (old) {
-		/*
-		 * Again, for the rest, with another lock, or from a worker: xfs_file_dio_write_unaligned()
-		 * after -EAGAIN, btrfs_direct_write() after having faulted the buffer in. What goes to the
-		 * end of the file may find that elsewhere by then.
-		 */
-		if (old->inode == w.inode && !old->queued) {
-			if (old->tried <= 0 && is_the_same_request(kiocb, old, s)) {
+		if (comes_again(kiocb, old, s, w.inode, offset)) {
+			/* Nothing of it is written yet: if it goes to the end of the file, that may be elsewhere by now. */
+			if (old->tried == -EOF_EAGAIN || (old->tried <= 0 && !BY_FUNCTION))
 				old->op.offset = offset;
-				old->tried = NONE_RESULT;
-				return;
-			}
-			if (offset >= old->op.offset && offset < old->op.offset + old->op.length) {
-				old->tried = NONE_RESULT;
-				return;
-			}
+			old->tried = NONE_RESULT;
+			return;
 		}
-		if (is_given_up(old)) {
+		if (s && s->kind == OP_AIO_WRITE && s->kiocb == kiocb && s->kiocb_seq == old->op.seq_begin && !BY_FUNCTION) {
+			end_failed(kiocb, old->op.seq_begin, NONE_RESULT);
+		} else if (is_given_up(old)) {
 			undo_begin(kiocb, old);
 		} else {
 			count_drop(DROP_STALE);
@@ -353,7 +370,7 @@ static inline void begin_write(u64 known, u64 kiocb, u64 iter)
 	w.op.length = KNOWN_FIELD(u64, iter, OFF_iov_iter_count);
 	w.op.flags = KNOWN_FIELD(u32, known, OFF_kiocb_ki_flags);
 	w.op.size_begin = KNOWN_FIELD(s64, inode, OFF_inode_i_size);
-	w.op.request = request_of(kiocb, w.op.op);
+	note_request(kiocb, &w);
 
 	if (w.op.op == OP_DIRECT_WRITE)
 		begin_in_call(kiocb, &w);
@@ -482,6 +499,8 @@ int on_iomap_dio_complete_again(struct bpf_raw_tracepoint_args *ctx)
 		 * it, it may be running for one that came between the two programs of this one.
 		 */
 		w = find_write(kiocb);
+		if (!w && PREEMPTED && here->busy && may_be_from_before(kiocb))
+			count_drop(DROP_STALE);
 		if (!w || w->tried == result)
 			return 0;
 	}

@@ -133,6 +133,7 @@ struct aio_write {
 struct write {
 	struct operation op;
 	u64 inode;		/* address of struct inode */
+	u64 iocb;		/* of io_submit: user address of the struct iocb */
 	s64 tried;		/* result of an attempt that may not be the last; NONE_RESULT: none */
 	u8 queued;		/* 1: iomap_dio_rw() returned -EIOCBQUEUED */
 };
@@ -230,7 +231,7 @@ BPF_HASH(marked_threads, u64, struct marked, 16384);	/* pid_tgid */
 BPF_HASH(aio_contexts, u64, u64, 4096);			/* io_submit's context -> process (tgid) that had it */
 BPF_ARRAY(applied, struct applied, APPLIED_SLOTS);	/* applied_slot() -> the last write there */
 BPF_TABLE("lru_hash", u64, struct operation, punts, 16384);	/* address of struct kiocb -> begin of a write for a worker;
-								   seq_begin 0: it begins at iomap */
+								   seq_begin 0: it begins at iomap; op 0: or not */
 BPF_ARRAY(uring_submissions, u8, 1);			/* 1: on_io_uring_submit() sees them */
 BPF_HASH(urings, u64, struct uring, 16384);		/* address of struct io_kiocb -> request */
 BPF_ARRAY(xfs_by_function, u8, 1);			/* 1: fallocate_function.c sees those of XFS */

@@ -70,12 +70,19 @@ static inline int uring_submissions_are_seen(void)
 	return seen && *seen;
 }
 
-/* A direct write was submitted whose begin is not: it is no earlier than iomap says. */
-static inline void uring_begins_at_iomap(u64 kiocb)
+/* A direct write was submitted whose begin is not: it is no earlier than iomap says. expected: OP_URING_WRITE, 0: or it has ended. */
+static inline void uring_begins_at_iomap(u64 kiocb, u8 expected)
 {
 	struct operation op = {};
 
+	op.op = expected;
 	punts.update(&kiocb, &op);
+}
+
+static inline int is_uring_write(u8 opcode)
+{
+	return opcode == IORING_OP_WRITE || opcode == IORING_OP_WRITEV || opcode == IORING_OP_WRITE_FIXED ||
+	       opcode == IORING_OP_WRITEV_FIXED;
 }
 
 /* Whether fallocate_function.c sees this one. */
@@ -122,8 +129,8 @@ int on_io_uring_submit(struct bpf_raw_tracepoint_args *ctx)
 	uring_forget(req);
 	waits |= waits_for_last(flags);
 	opens = opcode == IORING_OP_OPENAT || opcode == IORING_OP_OPENAT2;
-	if (opcode != IORING_OP_WRITEV_FIXED && opcode != IORING_OP_WRITE && opcode != IORING_OP_WRITEV && opcode != IORING_OP_WRITE_FIXED &&
-	    opcode != IORING_OP_FALLOCATE && opcode != IORING_OP_FTRUNCATE && opcode != IORING_OP_SPLICE && !opens)
+	if (!is_uring_write(opcode) && opcode != IORING_OP_FALLOCATE && opcode != IORING_OP_FTRUNCATE && opcode != IORING_OP_SPLICE &&
+	    !opens)
 		return 0;
 	if (!is_selected())
 		return 0;
@@ -142,13 +149,15 @@ int on_io_uring_submit(struct bpf_raw_tracepoint_args *ctx)
 	direct = file && uring_write_kind(file) == OP_URING_WRITE && opcode != IORING_OP_FALLOCATE && opcode != IORING_OP_FTRUNCATE;
 	/*
 	 * io_uring itself keeps it back until others have ended, and nobody says when it
-	 * begins. A direct write says so at iomap. What is spliced to an O_DIRECT file comes
-	 * to iomap, too, but from a worker, and nobody says for which request.
+	 * begins. A direct write says so at iomap, if it comes there; of a registered file
+	 * nobody knows yet. What is spliced to an O_DIRECT file comes to iomap, too, but from
+	 * a worker, and nobody says for which request.
 	 */
 	if (waits || (direct && opcode == IORING_OP_SPLICE)) {
-		if (!direct || opcode == IORING_OP_SPLICE)
+		if (opcode != IORING_OP_SPLICE && (direct || (!file && is_uring_write(opcode))))
+			uring_begins_at_iomap(cmd, OP_URING_WRITE);
+		else
 			count_drop(DROP_WAITS);
-		uring_begins_at_iomap(cmd);
 		return 0;
 	}
 	begin_now(&uring.op);
@@ -200,6 +209,18 @@ static inline u64 uring_opened(struct uring *uring, s64 result)
 	return file;
 }
 
+/* A write has ended: whether it was expected at iomap, and did not come there. */
+static inline void uring_expected_at_iomap(u64 kiocb, u64 file)
+{
+	struct operation *noted = punts.lookup(&kiocb), op = {};
+
+	if (!noted || noted->op != OP_URING_WRITE)
+		return;
+	punts.delete(&kiocb);
+	if (file && identify_inode(&op, FIELD(u64, file, OFF_file_f_inode)))
+		count_drop(DROP_WAITS);
+}
+
 int on_io_uring_complete(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 req = ctx->args[1];
@@ -216,6 +237,8 @@ int on_io_uring_complete(struct bpf_raw_tracepoint_args *ctx)
 		w = find_write(kiocb);
 		if (w)
 			end_write(kiocb, w, result);
+		else if (result > 0)
+			uring_expected_at_iomap(kiocb, FIELD(u64, req, OFF_io_kiocb_file));
 		return 0;
 	}
 	was_known = uring->inode != 0;
@@ -272,15 +295,17 @@ int on_io_uring_queue_async_work(struct bpf_raw_tracepoint_args *ctx)
 	u64 kiocb = req + OFF_io_kiocb_cmd;
 	u64 inode = file ? FIELD(u64, file, OFF_file_f_inode) : 0;
 	struct submission *s = submission_of_thread();
-	struct operation op = {};
+	struct operation op = {}, *noted = punts.lookup(&kiocb);
 
 	if (urings.lookup(&req) || !identify(&op, inode) || find_write(kiocb))
 		return 0;
 	begin_now(&op);
 	op.size_begin = inode_size(inode);
 	/* One that was noted had to wait, or is done again: it was not submitted in this call. */
-	if (!s || s->kind != OP_URING_WRITE || punts.lookup(&kiocb) || begin_from(s, &op))
+	if (!s || s->kind != OP_URING_WRITE || noted || begin_from(s, &op))
 		op.seq_begin = take_numbers(1);
+	if (noted)
+		op.op = noted->op;
 	punts.update(&kiocb, &op);
 	return 0;
 }

@@ -258,7 +258,7 @@ def plan(info: btf.Btf, mechanism: Mechanism) -> Plan:
         )
     fallocate = Mechanism.KFUNC if no_kprobes else Mechanism.KPROBE
     direct = Mechanism.TRACEPOINT if has_tracepoints else Mechanism.KPROBE
-    by_function = not no_kprobes and preempts_programs(info) and info.offset("xfs_inode.i_vnode") is not None
+    by_function = not no_kprobes and _skips_system_calls(info) and info.offset("xfs_inode.i_vnode") is not None
     why = "this kernel preempts programs on system calls, and skips others meanwhile" if by_function else ""
     return Plan(
         direct,
@@ -276,14 +276,23 @@ def _types(info: btf.Btf) -> dict[str, int]:
     return found if len(found) == len(TYPED) else {}
 
 
-def preempts_programs(info: btf.Btf) -> bool:
-    """Whether a program on a tracepoint can be preempted: the CPU's other tasks then do without it.
+def _skips_system_calls(info: btf.Btf) -> bool:
+    """Whether a program on sys_enter or sys_exit can be preempted: the CPU's other tasks then do without it.
 
     __bpf_trace_run() skips a program that runs already on its CPU, and kernels with trace_call_bpf_faultable() no
     longer hold preemption off around it: with Debian's 7.3.4 up to 4 of some 100 fallocates were not seen. The skips
     are counted (`recursion_misses`); kprobes do not have them.
     """
     return info.mentions("trace_call_bpf_faultable")
+
+
+def preempts_programs(info: btf.Btf) -> bool:
+    """The same of a program on any other tracepoint, where SRCU guards it in place of preempt_disable().
+
+    a46023d5616e, v7.0: nothing in a kernel's BTF tells, but its release does.
+    """
+    major = platform.release().partition(".")[0]
+    return _skips_system_calls(info) or not major.isdecimal() or int(major) >= 7
 
 
 def _kfuncs(direct: bool, no_kprobes: str | None) -> Plan:

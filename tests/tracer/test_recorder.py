@@ -11,7 +11,7 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ import pytest
 from tracer import attach, btf
 from tracer.errors import UnsupportedError
 from tracer.lab import scratch
+from tracer.lab.scratch import default_directory, loop_scratch
 from tracer.operations import (
     FALLOC_FL_KEEP_SIZE,
     FALLOC_FL_PUNCH_HOLE,
@@ -35,6 +36,7 @@ pytestmark = pytest.mark.root
 
 KIB, MIB = 1 << 10, 1 << 20
 FS_IOC_SETFLAGS, FS_NOCOW_FL = 0x40086602, 0x00800000
+RWF_NOWAIT = 8
 FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
 SYS_IO_SETUP, SYS_IO_DESTROY, SYS_IO_GETEVENTS, SYS_IO_SUBMIT = 206, 207, 208, 209
 
@@ -104,10 +106,13 @@ class Aio:
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         assert _libc.syscall(SYS_IO_SETUP, depth, ctypes.byref(self._context)) == 0
 
-    def submit(self, fd: int, writes: Sequence[tuple[int, int, int]]) -> int:
-        """(offset, length, aio_data) each, in one io_submit(2)."""
+    def submit(self, fd: int, writes: Sequence[tuple[int, int, int]], nowait: Collection[int] = ()) -> int:
+        """(offset, length, aio_data) each, in one io_submit(2); those of `nowait` with RWF_NOWAIT."""
         packed = [
-            struct.pack("<QIiHhIQQqQII", data, 0, 0, 1, 0, fd, self._address, length, offset, 0, 0, 0)
+            struct.pack(
+                *("<QIiHhIQQqQII", data, 0, RWF_NOWAIT if data in nowait else 0, 1, 0, fd),
+                *(self._address, length, offset, 0, 0, 0),
+            )
             for offset, length, data in writes
         ]
         blocks = [ctypes.create_string_buffer(block, 64) for block in packed]
@@ -410,6 +415,31 @@ def test_a_completion_counts_that_neither_program_was_run_for(
         assert probes.dropped()["program skipped"] == counted
         skipped.clear()
         assert probes.dropped()["program skipped"] == counted  # what was counted stays counted
+
+
+@pytest.mark.parametrize("fs", ["xfs", "ext4"])
+def test_a_write_that_is_refused_is_not_taken_for_the_next_one(fs: str) -> None:
+    """Both with the same struct kiocb, freed within io_submit: each is there, with its own place and result."""
+    aio = Aio()
+    with loop_scratch(fs, 320 * MIB, default_directory()) as place:
+        direct = os.open(place.path / "f", os.O_RDWR | os.O_CREAT | os.O_DIRECT)
+        os.ftruncate(direct, MIB)  # a hole, which RWF_NOWAIT does not fill
+        with attach.attach(1 << 20) as probes, Recorder(probes) as recorder:
+            probes.watch_file(direct)
+            batch = [(at * 4 * KIB, 4 * KIB, at + 1) for at in range(0, 64, 2)]
+            refused = {data for _, _, data in batch[::3]}
+            assert aio.submit(direct, batch, refused) == len(batch)
+            done = aio.results(len(batch))
+            assert {data for data, result in done.items() if result == -errno.EAGAIN} == refused
+            found = recorder.take()
+        os.close(direct)
+    assert {(int(op["request"]), int(op["offset"]), int(op["result"])) for op in found} == {
+        (data, offset, done[data]) for offset, _, data in batch
+    }
+    assert set(found["op"].tolist()) == {Op.AIO_WRITE}
+    assert len(found) == len(batch)
+    assert (recorder.unfinished, recorder.dropped) == (0, 0)
+    aio.close()
 
 
 def test_ring_bytes_are_checked() -> None:
