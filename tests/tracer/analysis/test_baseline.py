@@ -75,6 +75,7 @@ def test_a_reason_is_kept(analysis: Analysis) -> None:
         ("[" * 100_000, "not JSON"),
         ("[]", "its schema is not eofrace.baseline/1"),
         ({"schema": "eofrace.baseline/2", "findings": []}, "its schema is not"),
+        ({"schema": "eofrace.analyze/1", "findings": []}, "its schema is not"),
         ({"schema": baseline.SCHEMA}, "its findings are not a list"),
         ([1], "finding 1 names no rule"),
         ([{"rule": 1}], "finding 1 names no rule"),

@@ -210,6 +210,7 @@ def test_outcomes_and_their_limits(name: str, first: Any, second: Any, outcome: 
         ("eof-block-zeroing", {**BEYOND, "size_begin": -1}, {**IN_LAST, "offset": 0}),
         ("eof-block-zeroing", {**BEYOND, "offset": 6 * K, "size_begin": 7 * K}, IN_LAST),
         ("eof-block-zeroing", BEYOND, {**IN_LAST, "offset": 4 * K - 512}),
+        ("eof-block-zeroing", BEYOND, {**IN_LAST, "offset": 0}),
         ("eof-block-zeroing", BEYOND, {**IN_LAST, "offset": 8 * K}),
         ("eof-block-zeroing", {**BEYOND, "offset": 5 * K}, IN_LAST),
         ("eof-block-zeroing", {**BEYOND, "result": 0}, IN_LAST),

@@ -10,12 +10,12 @@ import pytest
 from tests.tracer.analysis.parted import Shape, many, saved
 from tests.tracer.analysis.test_sweep import EndedBefore, Meet
 from tracer.analysis import shares, stream
-from tracer.analysis.emulation import emulated
+from tracer.analysis.emulation import emulated, resolved
 from tracer.analysis.engine import examples, first_look
-from tracer.analysis.rules import Rule
+from tracer.analysis.rules import Rule, named
 from tracer.analysis.shares import Done, News, Task, tasks
 from tracer.analysis.stream import Window, _sorted, carried, stretches
-from tracer.analysis.sweep import Share
+from tracer.analysis.sweep import Found, Share
 from tracer.operations import Op
 from tracer.stored import Group, Stored
 from tracer.trace_columns import LAST_NUMBER, NAMES
@@ -156,3 +156,18 @@ def test_what_was_in_flight_at_a_number(trace: Stored) -> None:
         assert sorted(begin for ops in found for begin in ops["seq_begin"].tolist()) == sorted(wanted.tolist())
         for ops in found:
             assert trace.rows(ops["row"].tolist())["seq_begin"].tolist() == ops["seq_begin"].tolist()
+
+
+def test_pairs_are_folded_many_at_a_time_but_for_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shares, "_FOLDED", 5)
+    ops = resolved(named("overlapping-writes").example.operations())
+    folded = shares._Folded("overlapping-writes")
+    two = Found(
+        named("overlapping-writes"), ops.take(np.array([0, 0])), ops.take(np.array([1, 1])), np.ones(2, np.uint8)
+    )
+    news, waiting = [], []
+    for _ in range(7):
+        news.append(len(folded.take(two)))
+        waiting.append(folded._count)
+    assert news == [1, 0, 0, 0, 0, 0, 0]
+    assert waiting == [0, 2, 4, 0, 2, 4, 0]
