@@ -179,7 +179,10 @@ def some(seed: int) -> Operations:
         {"op": Op.MARK_WAIT, "request": chance.choice(ids), "result": chance.choice([*ids, 9])}
         for _ in range(chance.randrange(12))
     ]
-    rows += [{"op": chance.choice(list(Op)[:6]), "request": request_id(chance.randrange(5), 77)} for _ in range(2)]
+    rows += [
+        {"op": chance.choice(list(Op)[:6]), "request": request_id(chance.randrange(5), chance.choice([0, 77]))}
+        for _ in range(2)
+    ]
     chance.shuffle(rows)
     numbers = list(range(4, 2 * len(rows) + 4))
     chance.shuffle(numbers)

@@ -110,6 +110,7 @@ def changed(old: str, new: str) -> str:
     return RULE.replace(old, new)
 
 
+MASK = 'ops["op"] == Op.AIO_WRITE\n\n    s'
 JUDGE = "np.full(len(first), Outcome.EXPOSED, np.uint8)"
 
 
@@ -137,11 +138,9 @@ JUDGE = "np.full(len(first), Outcome.EXPOSED, np.uint8)"
         ("their_rules:Two", changed(JUDGE, "np.full(0, 2, np.uint8)"), "judge did not return 1 outcomes"),
         ("their_rules:Two", changed(JUDGE, "np.full(1, 2)"), "judge did not return 1 outcomes"),
         ("their_rules:Two", changed(JUDGE, "np.full(1, 4, np.uint8)"), "judge returned 4, which is no outcome"),
-        (
-            "their_rules:Two",
-            changed('ops["op"] == Op.AIO_WRITE\n\n    s', "None\n\n    s"),
-            "firsts did not return 2 booleans",
-        ),
+        ("their_rules:Two", changed(MASK, "None\n\n    s"), "firsts did not return 2 booleans"),
+        ("their_rules:Two", changed(MASK, "np.ones(1, np.bool_)\n\n    s"), "firsts did not return 2 booleans"),
+        ("their_rules:Two", changed(MASK, "np.ones(3, np.bool_)\n\n    s"), "firsts did not return 2 booleans"),
         ("their_rules:Scans", changed("return Look()", "return 1 // 0"), "scan failed: ZeroDivisionError"),
         ("their_rules:Scans", changed("yield ops.take", "yield ops.taken"), "feed failed: "),
         ("their_rules:Scans", changed("Outcome.LOST, np.uint8", "9, np.uint8"), "feed returned 9, which is no outcome"),

@@ -172,7 +172,7 @@ class _Batch:
         proof = self._furthest(proves)
         reaches = np.where(proof >= 0, self._written[proof], 0)
         known = np.array([file.reaches for file in self._files], np.int64)[self._file]
-        still_known = self._count(self._forgets) == 0
+        still_known = ~self._count(self._forgets).astype(np.bool_)
         older = still_known & (known >= reaches)
         reaches = np.where(older, known, reaches)
         # All that `step` would find, and perhaps more: it never thinks that a file reaches further.
