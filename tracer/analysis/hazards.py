@@ -295,7 +295,7 @@ def essential_gaps(gaps: Iterable[str], rules: Sequence[Rule]) -> list[str]:
 
 def _doubts(operations: int, dropped: int, unfinished: int, gaps: list[str]) -> tuple[str, ...]:
     found = (
-        ("the trace is empty", operations == 0),
+        ("the trace is empty", not operations),
         (f"{dropped} records were dropped", dropped > 0),
         (f"{unfinished} operations were still in flight at the end", bool(unfinished)),
         (f"not seen: {', '.join(gaps)}", bool(gaps)),

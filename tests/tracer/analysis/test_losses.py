@@ -53,6 +53,7 @@ def test_nothing_lost() -> None:
 
 def test_cut_off() -> None:
     assert lost(write(10, 10), fallocate(10)) == [[10, 20]]
+    assert lost(write(10, 10), fallocate(10, size_begin=20)) == [[10, 20]]
     assert lost(write(10, 10), truncate(15)) == [[15, 20]]
     assert lost(write(0, 4), write(8, 4), write(20, 1), truncate(2)) == [[2, 4], [8, 12], [20, 21]]
     assert lost(write(10, 10, result=3), truncate(0)) == [[10, 13]]
@@ -75,7 +76,9 @@ def test_written_again() -> None:
         fallocate(5, size_end=NONE_SIZE),
         truncate(5, result=-1),
         truncate(5, ino=8),
+        truncate(5, ino=6),
         truncate(5, dev=2),
+        truncate(5, dev=0),
         {"op": Op.MARK_REQUEST, "size_end": 5},
     ],
 )
