@@ -120,7 +120,7 @@ def windows(trace: Stored, count: int) -> list[Window]:
     passed = 0
     for group in groups:
         passed += group.rows
-        if passed * count >= len(cuts) * trace.operations and cuts[-1] < group.last_begin + 1 < LAST_NUMBER:
+        if passed * count >= len(cuts) * trace.operations and group.last_begin + 1 < LAST_NUMBER:
             cuts.append(group.last_begin + 1)
     cuts[len(cuts) - (len(cuts) > count) :] = [LAST_NUMBER]
     return [Window(low, high) for low, high in itertools.pairwise(cuts)]

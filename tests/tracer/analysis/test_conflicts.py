@@ -309,5 +309,10 @@ def test_against_the_rules_as_they_are_written_down() -> None:
             if numbers[first] and numbers[second] and numbers[first] != numbers[second]
         }
         assert guest_pairs(ops, ruled) == exposed, seed
+        written = ops[(ops["op"] == Op.MARK_GUEST_WRITE) & (ops["result"] > 0)]
+        spans = {int(row["request"]) >> GUEST_SHIFT: (row["seq_begin"], row["seq_end"]) for row in written}
+        met = {(a, b) for a in spans for b in spans if spans[a][0] < spans[b][1] and spans[b][0] < spans[a][1]}
+        everybody = {(a, b) for a in range(1, 5) for b in range(1, 5)}
+        assert together(ops, everybody) == len(met), seed
         several += len(wanted[0]) + len(wanted[1]) + len(waiting) > 1
     assert several > 100

@@ -5,7 +5,7 @@ import itertools
 import os
 import tempfile
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from tracer.analysis.emulation import Emulated, effects, emulated
 from tracer.analysis.engine import analyse_stored, one_after_the_other
 from tracer.analysis.hazards import analyse
 from tracer.analysis.rules import Moments, Outcome, PairRule, Rule, Scan, ScanRule, all_rules
-from tracer.analysis.shares import windows
+from tracer.analysis.shares import Done, News, Task, windows
 from tracer.analysis.stream import Window, stretches
 from tracer.analysis.sweep import Share, Sweep, all_differ, buckets
 from tracer.errors import TraceError
@@ -333,3 +333,15 @@ def test_nothing_is_copied_of_which_nearly_all_is_wanted(tmp_path: Path) -> None
     parts = [Sweep(trace, [rule], Share(Window(), bucket, 2), NOBODY)._seen(dict(ops)) for bucket in (0, 1)]
     assert sum(len(part["offset"]) for part in parts) == len(ops["offset"])
     assert all(len(part["offset"]) and not np.shares_memory(part["offset"], ops["offset"]) for part in parts)
+
+
+@pytest.mark.parametrize("times", [0, 2])
+def test_another_number_of_operations_than_there_are(times: int, tmp_path: Path) -> None:
+    trace = saved(tmp_path / "t", many(100), Shape((0,), 0, 40, True))
+
+    def told(tasks: Sequence[Task]) -> Iterator[tuple[int, News | Done]]:
+        for task, said in one_after_the_other(tasks):
+            yield from [(task, said)] * (times if isinstance(said, Done) else 1)
+
+    with pytest.raises(TraceError, match=f"t: {100 * times} of its 100 operations were found: has it changed"):
+        analyse_stored([trace], [Meet()], 1, told)
