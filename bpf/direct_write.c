@@ -219,6 +219,14 @@ static inline int begin_from(struct submission *s, struct operation *op)
 	return 0;
 }
 
+/* It began when that did. */
+static inline void begin_as(struct operation *op, struct operation *noted)
+{
+	op->seq_begin = noted->seq_begin;
+	op->t_begin = noted->t_begin;
+	op->cpu_begin = noted->cpu_begin;
+}
+
 /* Synchronous: the call has begun for it. Once only: a second write of a call begins when it does. */
 static inline void begin_in_call(u64 kiocb, struct write *w)
 {
@@ -232,9 +240,7 @@ static inline void begin_in_call(u64 kiocb, struct write *w)
 	if (call->kind != OP_DIRECT_WRITE || call->inode != w->inode)
 		return;
 	if (call->op.op) {
-		w->op.seq_begin = call->op.seq_begin;
-		w->op.t_begin = call->op.t_begin;
-		w->op.cpu_begin = call->op.cpu_begin;
+		begin_as(&w->op, &call->op);
 		call->op.op = 0;
 	} else {
 		w->op.seq_begin = take_numbers(1);
@@ -251,9 +257,7 @@ static inline void begin_uring(u64 kiocb, struct write *w, struct submission *s)
 	struct operation *noted;
 
 	if (uring) {
-		w->op.seq_begin = uring->op.seq_begin;
-		w->op.t_begin = uring->op.t_begin;
-		w->op.cpu_begin = uring->op.cpu_begin;
+		begin_as(&w->op, &uring->op);
 		if (uring->inode)
 			w->op.size_begin = uring->op.size_begin;
 		urings.delete(&req);
@@ -261,9 +265,7 @@ static inline void begin_uring(u64 kiocb, struct write *w, struct submission *s)
 	}
 	noted = punts.lookup(&kiocb);
 	if (noted && noted->seq_begin && !s) {
-		w->op.seq_begin = noted->seq_begin;
-		w->op.t_begin = noted->t_begin;
-		w->op.cpu_begin = noted->cpu_begin;
+		begin_as(&w->op, noted);
 		w->op.size_begin = noted->size_begin;
 	} else if (s && s->kind == OP_URING_WRITE && !(noted && !noted->seq_begin)) {
 		begin_from(s, &w->op);
@@ -294,6 +296,12 @@ static inline void begin_in_submission(u64 kiocb, struct write *w, struct submis
 	}
 }
 
+/* Whether that write is the last one that the submission has begun. */
+static inline int is_last_begun(struct submission *s, u64 kiocb, struct write *w)
+{
+	return s->kiocb == kiocb && s->kiocb_seq == w->op.seq_begin;
+}
+
 /*
  * Whether what comes to iomap is a write that has come there before: again, for the rest, with
  * another lock, or from a worker. xfs_file_dio_write_unaligned() does so after -EAGAIN,
@@ -311,10 +319,12 @@ static inline int comes_again(u64 kiocb, struct write *old, struct submission *s
 	if (old->op.op == OP_AIO_WRITE) {
 		if (FIELD(u64, kiocb, OFF_aio_kiocb_ki_res_obj) != old->iocb)
 			return 0;
-		return s ? s->kiocb == kiocb && s->kiocb_seq == old->op.seq_begin : within;
+		return s ? is_last_begun(s, kiocb, old) : within;
 	}
-	if (within || old->op.op == OP_URING_WRITE)
-		return within || uring_submissions_are_seen();	/* uring_forget() */
+	if (within)
+		return 1;
+	if (old->op.op == OP_URING_WRITE)
+		return uring_submissions_are_seen();	/* uring_forget() */
 	/* To the end of the file, which others have moved. But splice(2) makes several writes with one kiocb. */
 	call = old->tried == -EOF_EAGAIN ? calls.lookup(&id) : 0;
 	return call && call->kiocb == kiocb && call->kiocb_seq == old->op.seq_begin;
@@ -353,7 +363,7 @@ static inline void begin_write(u64 known, u64 kiocb, u64 iter)
 			old->tried = NONE_RESULT;
 			return;
 		}
-		if (s && s->kind == OP_AIO_WRITE && s->kiocb == kiocb && s->kiocb_seq == old->op.seq_begin && !BY_FUNCTION) {
+		if (s && s->kind == OP_AIO_WRITE && is_last_begun(s, kiocb, old) && !BY_FUNCTION) {
 			end_failed(kiocb, old->op.seq_begin, NONE_RESULT);
 		} else if (is_given_up(old)) {
 			undo_begin(kiocb, old);
