@@ -288,7 +288,10 @@ int on_io_submit_note(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* Of more iocbs than are noted, the worst is assumed: all that did not come to iomap are writes. */
+/*
+ * Of more iocbs than are noted, if some of these write to traced files, the worst is assumed:
+ * so do all of the others that did not come to iomap.
+ */
 static inline void count_rest(struct submission *s)
 {
 	u32 rest = s->submitted > s->at ? s->submitted - s->at : 0;
@@ -306,16 +309,17 @@ static inline void count_rest(struct submission *s)
 static inline void aio_exit(struct bpf_raw_tracepoint_args *ctx, struct submission *s, s64 submitted)
 {
 	s->submitted = submitted < 0 ? 0 : submitted;
-	if (s->notes) {
+	if (s->noted) {
 		count_rest(s);
-		if (s->noted) {
-			s->until = s->at;
-			aio_programs.call(ctx, AIO_HEAR);
-		}
-		if (s->notes == NOTES_FIRST)
-			s->notes = 0;
-	} else if (s->left && s->submitted) {
+		s->until = s->at;
+		aio_programs.call(ctx, AIO_HEAR);
+	}
+	/* Those behind the noted ones, or all. */
+	if (!s->notes)
 		s->at = 0;
+	else if (s->notes == NOTES_FIRST)
+		s->notes = 0;
+	if (s->left && s->submitted > s->at) {
 		s->until = s->submitted;
 		s->seen = 0;
 		aio_programs.call(ctx, AIO_COUNT);

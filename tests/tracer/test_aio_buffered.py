@@ -1,5 +1,6 @@
 """Writes by io_submit(2) that do not pass through iomap: operations like others, or counted one by one."""
 
+import concurrent.futures
 import contextlib
 import ctypes
 import errno
@@ -294,6 +295,34 @@ def test_more_than_are_noted_are_counted(probes: attach.Probes, place: Scratch, 
     assert len(found) == issued - recorder.dropped
     expected = [*range(1024), *range(300), *range(300)]
     assert [row[2:] for row in rows(found)] == [(number * 100, 100, 100) for number in expected]
+
+
+@pytest.mark.parametrize("last", ["others", "direct", "buffered"])
+def test_behind_more_other_writes_than_are_noted(
+    probes: attach.Probes, place: Scratch, tmp_path: Path, last: str
+) -> None:
+    """A thread's first io_submit has more than are noted, none of them on the file: those behind them are counted."""
+    with (
+        watched(probes, place) as (direct, buffered, _),
+        (tmp_path / "other").open("wb") as other,
+        Recorder(probes) as recorder,
+        aio(2000) as (one, iocbs),
+    ):
+        for number in range(1, 1101):
+            iocbs.add(other.fileno(), 0, 100, number=number)
+        for number in range(1101, 1201):
+            file = {"others": other.fileno(), "direct": direct, "buffered": buffered}[last]
+            iocbs.add(file, number * 4 * KIB, 4 * KIB, number=number)
+        with concurrent.futures.ThreadPoolExecutor(1) as fresh:
+            assert fresh.submit(iocbs.submit).result() == 1200
+        one.results(1200)
+        found = recorder.take()
+    if last == "direct":
+        assert [row[0] for row in rows(found)] == list(range(1101, 1201))
+        assert recorder.dropped == 0, recorder.dropped_by
+    else:
+        assert len(found) == 0
+        assert recorder.dropped == recorder.dropped_by["not through iomap"] == (0 if last == "others" else 100)
 
 
 def test_reads_and_other_files_are_no_writes(probes: attach.Probes, place: Scratch, tmp_path: Path) -> None:
