@@ -22,9 +22,14 @@ static inline int may_be_from_before(u64 kiocb);
 static inline int write_from_before(u64 kiocb, s64 result, struct write *w);
 static inline void lose_before(void);
 
+static inline u32 place_of_kiocb(u64 kiocb)
+{
+	return kiocb * 0x9e3779b97f4a7c15ULL >> 54;	/* 64 bits less those of WRITE_PLACES */
+}
+
 static inline struct placed_write *home_of(u64 kiocb)
 {
-	u32 at = kiocb * 0x9e3779b97f4a7c15ULL >> 54;	/* 64 bits less those of WRITE_PLACES */
+	u32 at = place_of_kiocb(kiocb);
 
 	return placed_writes.lookup(&at);
 }
@@ -471,26 +476,69 @@ static inline void complete_write(u64 kiocb, u64 known, s64 result)
 }
 
 #if !BY_FUNCTION
+/* One that the second program was not run for gives way in time. */
+static inline void note_run(struct completing *here, u64 kiocb)
+{
+	u64 number = here->runs++;
+	u32 at = place_of_kiocb(kiocb);
+	int i;
+
+#pragma unroll
+	for (i = 0; i < COMPLETING_PLACES - 1; i++) {
+		u64 other = here->noted[at].kiocb;
+
+		if (!other || other == kiocb || number - here->noted[at].number > COMPLETING_LAST)
+			break;
+		at++;
+	}
+	here->noted[at].number = number;
+	here->noted[at].kiocb = kiocb;
+}
+
+/* Whether the first program was run for that completion. */
+static inline int was_run(struct completing *here, u64 kiocb)
+{
+	u32 at = place_of_kiocb(kiocb);
+	int i, found = 0;
+
+#pragma unroll
+	for (i = 0; i < COMPLETING_PLACES; i++) {
+		if (here->noted[at + i].kiocb == kiocb) {
+			here->noted[at + i].kiocb = 0;
+			found = 1;
+		}
+	}
+	return found;
+}
+
 int on_iomap_dio_complete(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 file = KNOWN_FIELD(u64, ctx->args[0], OFF_kiocb_ki_filp);
+	u64 kiocb = ARG_NUMBER(0);
 	int zero = 0;
 	struct completing *here = completing_here.lookup(&zero);
 
 	if (!here)
 		return 0;
-	here->busy = 1;
+	if (PREEMPTED)
+		here->busy = 1;
+	else
+		note_run(here, kiocb);
 	barrier();
-	complete_write(ARG_NUMBER(0), KNOWN_FIELD(u64, file, OFF_file_f_inode), ctx->args[2]);
+	complete_write(kiocb, KNOWN_FIELD(u64, file, OFF_file_f_inode), ctx->args[2]);
 	barrier();
-	here->busy = 0;
+	if (PREEMPTED)
+		here->busy = 0;
 	return 0;
 }
 
 /*
  * Runs behind the first, for what that was not run for: the kernel does not run a program
  * while it is interrupted on the same CPU (9ed9e9ba2337, v5.12), and completions come in
- * interrupts. Such a write has its entry yet; one of before the recording never had one.
+ * interrupts. Such a write has its entry yet; one of before the recording never had one, and
+ * is counted. Where tasks preempt the first program, and go on with the second on another
+ * CPU, the entry alone tells.
+ *
  * Loaded without types, for which the address is a number at once.
  */
 int on_iomap_dio_complete_again(struct bpf_raw_tracepoint_args *ctx)
@@ -499,23 +547,22 @@ int on_iomap_dio_complete_again(struct bpf_raw_tracepoint_args *ctx)
 	s64 result = ctx->args[2];
 	int zero = 0;
 	struct completing *here = completing_here.lookup(&zero);
+	u64 *count = taken.lookup(&zero);
 	struct write *w;
+	int is_ours;
 
-	if (!here)
+	if (!here || !count)
 		return 0;
-	if (PREEMPTED || !here->busy) {
-		/*
-		 * The first may have been interrupted before it could say so; and where tasks preempt
-		 * it, it may be running for one that came between the two programs of this one.
-		 */
-		w = find_write(kiocb);
-		if (!w && PREEMPTED && here->busy && may_be_from_before(kiocb))
-			count_drop(DROP_STALE);
-		if (!w || w->tried == result)
-			return 0;
-	}
-	__sync_fetch_and_add(&here->taken, 1);
-	complete_write(kiocb, 0, result);
+	if (!PREEMPTED && was_run(here, kiocb))
+		return 0;
+	w = find_write(kiocb);
+	if (!w && (!PREEMPTED || here->busy) && may_be_from_before(kiocb))
+		count_drop(DROP_STALE);
+	is_ours = w && w->tried != result;
+	if (is_ours)
+		complete_write(kiocb, 0, result);
+	if (!PREEMPTED || is_ours)
+		fetch_add(count, 1);
 	return 0;
 }
 #endif

@@ -174,10 +174,18 @@ struct marked {
 	u64 kiocb_seq;		/* its seq_begin */
 };
 
+#define COMPLETING_PLACES	4	/* those that interrupt each other are fewer */
+#define COMPLETING_LAST		4096	/* more than complete in one interrupt */
+
 /* Completions of direct writes, and reads, on one CPU. */
 struct completing {
-	u64 busy;		/* 1: on_iomap_dio_complete() is running */
-	u64 taken;		/* by on_iomap_dio_complete_again(): the other one was not run for them */
+	/* From place_of_kiocb() on: those that the first program was run for, and the second was not yet. */
+	struct {
+		u64 kiocb;	/* 0: none */
+		u64 number;	/* runs, then */
+	} noted[WRITE_PLACES + COMPLETING_PLACES];
+	u64 runs;		/* of the first program */
+	u64 busy;		/* 1: it is running */
 };
 
 /* When a write took effect: a cache, where one write may push out another's. */
@@ -239,6 +247,7 @@ BPF_ARRAY(tells_size, u64, TELLS_SLOTS);		/* magic number of a file system that 
 BPF_ARRAY(untold, u8, 1);				/* UNTOLD*: a watched file lies on one that does not */
 BPF_PERCPU_ARRAY(drops, u64, DROP_KINDS);		/* enum drop -> operations lost */
 BPF_PERCPU_ARRAY(completing_here, struct completing, 1);
+BPF_PERCPU_ARRAY(taken, u64, 1);			/* completions that the second program has taken in place of the first */
 BPF_RINGBUF_OUTPUT(ring, RING_PAGES);			/* struct operation, finished */
 
 #if BY_PROCESS

@@ -96,7 +96,7 @@ class Probes:
         self._table = table
         self._misses_offset = info.offset("bpf_prog_info.recursion_misses")
         self._preempts = hooks.preempts_programs(info)
-        self._skipped = 0
+        self._skipped = self._skipped_before = 0
         self._programs: dict[str, int] = {}
         """Name -> descriptor."""
         self._links: dict[str, int] = {}
@@ -284,7 +284,7 @@ class Probes:
         table = self._program["drops"]
         lost = {name: int(table.sum(ctypes.c_int(i)).value) for i, name in enumerate(DROP_KINDS)}
         self._skipped = max(self._skipped, self._count_skipped())
-        return lost | {"program skipped": self._skipped}
+        return lost | {"program skipped": self._skipped - self._skipped_before}
 
     def _count_skipped(self) -> int:
         """May be too large by what happens meanwhile, if it happens all the time, never too small."""
@@ -306,7 +306,7 @@ class Probes:
         """Completions that the second program has taken in place of the first."""
         if _AGAIN not in self._programs:
             return 0
-        return sum(int(here.taken) for here in self._program["completing_here"].getvalue(ctypes.c_int(0)))
+        return int(self._program["taken"].sum(ctypes.c_int(0)).value)
 
     def _note(self, dev: int, ino: int, key: tuple[int, int]) -> None:
         table = self._program["watched"]
@@ -320,6 +320,7 @@ class Probes:
 
     def _start(self) -> None:
         """From now on operations may be seen: what had begun before has the numbers below."""
+        self._skipped_before = self._count_skipped()
         self._attached = time.monotonic_ns()
         self._program["sequence"][ctypes.c_int(0)] = ctypes.c_uint64(2 * BEFORE_NUMBERS)
         table = self._program["before_all"]
