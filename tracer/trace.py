@@ -105,6 +105,7 @@ def write_columns(target: str | Path | BinaryIO, columns: Columns, meta: TraceMe
         metadata=encode(meta),
     )
     order = np.argsort(columns["seq_begin"], kind="stable")
+    same = {name for name, values in columns.items() if _is_one_value(values)}
     with contextlib.ExitStack() as stack:
         # Never a name for Arrow: it would take "s3://..." for a URI.
         sink = stack.enter_context(atomic_output(target, durable=durable)) if isinstance(target, str | Path) else target
@@ -123,10 +124,21 @@ def write_columns(target: str | Path | BinaryIO, columns: Columns, meta: TraceMe
         ranges = []
         for low in range(0, len(order), ROW_GROUP):
             rows = order[low : low + ROW_GROUP]
-            some = {name: values[rows] for name, values in columns.items()}
+            some = {name: values[: len(rows)] if name in same else values[rows] for name, values in columns.items()}
             writer.write_table(_table(some, schema))
             ranges.append(group_range(some))
         writer.add_key_value_metadata(encode_groups(ranges))
+
+
+def _is_one_value(values: npt.NDArray[Any]) -> bool:
+    """Whether (n,) values are all the same, as most fields of one process' load are."""
+    plain = _halves(values) if values.dtype.kind == "S" else values
+    return bool((plain == plain[:1]).all())
+
+
+def _halves(names: npt.NDArray[np.bytes_]) -> npt.NDArray[np.uint64]:
+    """Names (n,) of S16 as numbers (n, 2), which take a tenth of the time to compare."""
+    return np.ascontiguousarray(names).view("<u8").reshape(-1, 2)
 
 
 def group_range(columns: Columns) -> GroupRange:
@@ -147,16 +159,17 @@ def _table(columns: Columns, schema: Any) -> Any:
             arrays.append(_dictionary(name, values))
         else:
             null = in_flight if name in ENDS else values == NULLS[name] if name in NULLS else None
-            arrays.append(pa.array(values, kind, mask=null))
+            # Without a mask Arrow takes the values as they lie there.
+            arrays.append(pa.array(values, kind, mask=null if null is not None and null.any() else None))
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def _dictionary(name: str, values: npt.NDArray[Any]) -> Any:
     """A text column."""
     if name == "op":
-        counts = np.bincount(values)
-        first, which = np.flatnonzero(counts), (np.cumsum(counts != 0) - 1)[values]
-        words = [Op(value).label for value in first.tolist()]
+        met = np.bincount(values) != 0
+        which = (np.cumsum(met, dtype=np.int32) - 1)[values]
+        words = [Op(value).label for value in np.flatnonzero(met).tolist()]
     else:
         first, which = _distinct_names(values)
         words = [value.decode("utf-8", "replace") for value in values[first].tolist()]
@@ -164,10 +177,12 @@ def _dictionary(name: str, values: npt.NDArray[Any]) -> Any:
 
 
 def _distinct_names(values: npt.NDArray[np.bytes_]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Where each distinct name of (n,) of S16 occurs, and which of them each is. To sort numbers takes a tenth of the
-    time that names take; should two names have one number, the names are sorted.
+    """Where each distinct name of (n,) of S16 occurs, and which of them each is. Numbers are sorted in place of names;
+    should two names have one number, the names are.
     """
-    halves = values.view("<u8").reshape(-1, 2)
+    if len(values) and _is_one_value(values):
+        return np.zeros(1, np.int64), np.zeros(len(values), np.int64)
+    halves = _halves(values)
     numbers = halves[:, 0] * np.uint64(0x9E3779B97F4A7C15) ^ halves[:, 1]
     _, first, which = np.unique(numbers, return_index=True, return_inverse=True)
     if not np.array_equal(halves[first][which], halves):
