@@ -30,6 +30,10 @@
 #define O_DIRECT_BIT		OPEN_O_DIRECT
 #define O_APPEND_BIT		02000
 #define KEEP_SIZE		1	/* linux/falloc.h */
+#define PUNCH_HOLE		2
+#define ZERO_RANGE		16
+#define SEEK_CUR		1	/* linux/fs.h */
+#define SEEK_END		2
 #define MAX_BYTE		0x7fffffffffffffffULL	/* the largest offset */
 
 /* One operation: the fields and offsets of tracer.operations.OPERATION. */

@@ -71,9 +71,50 @@ static inline int is_no_fallocate(u64 file)
 	return FALLOCATE_BY_FUNCTION && file && is_xfs(FIELD(u64, file, OFF_file_f_inode));
 }
 
-static inline void fallocate_enter(struct call *call, u64 regs)
+static inline void fallocate_enter(struct call *call, u64 file, u32 mode, u8 whence, s64 offset, u64 length)
 {
-	call->op.flags = SYSCALL_ARG(regs, 1);
-	call->op.offset = SYSCALL_ARG(regs, 2);
-	call->op.length = SYSCALL_ARG(regs, 3);
+	if (whence == SEEK_CUR)
+		offset += FIELD(s64, file, OFF_file_f_pos);
+	else if (whence == SEEK_END)
+		offset += call->op.size_begin;
+	call->op.flags = mode;
+	call->op.offset = offset;
+	call->op.length = length;
+}
+
+/*
+ * The ioctls that XFS had before there was fallocate(2), and every file system has now:
+ * file_ioctl() and ioctl_preallocate() of fs/ioctl.c, since 837a6e7f5cdb (v5.5).
+ */
+#define IOC_RESVSP		('X' << 8 | 40)	/* linux/falloc.h: type and number of FS_IOC_* */
+#define IOC_UNRESVSP		('X' << 8 | 41)
+#define IOC_RESVSP64		('X' << 8 | 42)
+#define IOC_UNRESVSP64		('X' << 8 | 43)
+#define IOC_ZERO_RANGE		('X' << 8 | 57)
+#define IOC_SPACE		0x40300000U	/* _IOW of struct space_resv, with no type and number */
+#define IOC_SPACE_COMPAT	0x402c0000U	/* the same of a 32-bit process */
+
+struct space_resv {		/* linux/falloc.h */
+	s16 type;
+	s16 whence;
+	s64 start;		/* bytes */
+	s64 length;		/* bytes */
+};
+
+/* The mode of fallocate(2) that such an ioctl stands for, 0: it is another one. */
+static inline u32 space_mode(u32 command, u32 size_and_direction)
+{
+	if ((command & 0xffff0000U) != size_and_direction)
+		return 0;
+	switch (command & 0xffff) {
+	case IOC_RESVSP:
+	case IOC_RESVSP64:
+		return KEEP_SIZE;
+	case IOC_UNRESVSP:
+	case IOC_UNRESVSP64:
+		return KEEP_SIZE | PUNCH_HOLE;
+	case IOC_ZERO_RANGE:
+		return KEEP_SIZE | ZERO_RANGE;
+	}
+	return 0;
 }

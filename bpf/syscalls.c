@@ -14,6 +14,7 @@
  * creat(2), would cost others.
  */
 #define IA32_write		4
+#define IA32_ioctl		54
 #define IA32_truncate		92
 #define IA32_ftruncate		93
 #define IA32_writev		146
@@ -28,6 +29,11 @@
 #define IA32_copy_file_range	377
 #define IA32_pwritev2		379
 
+static inline int changes_data(u32 command)
+{
+	return command == FICLONE || command == FICLONERANGE || space_mode(command, IOC_SPACE_COMPAT);
+}
+
 static inline void compat_enter(u32 fd)
 {
 	struct operation op = {};
@@ -40,7 +46,8 @@ static inline void compat_enter(u32 fd)
 		count_drop(DROP_COMPAT);
 }
 
-static inline void call_enter(u64 regs, u32 fd, u8 kind, u8 copies, s64 offset, u64 length, u32 rwf, u8 before)
+/* flags: a write's RWF_*, a fallocate's mode; whence: what a fallocate's offset counts from. */
+static inline void call_enter(u64 regs, u32 fd, u8 kind, u8 copies, s64 offset, u64 length, u32 flags, u8 whence, u8 before)
 {
 	u64 file = file_of(fd);
 	struct call call = {};
@@ -58,11 +65,11 @@ static inline void call_enter(u64 regs, u32 fd, u8 kind, u8 copies, s64 offset, 
 	if (before && begin_before(&call.op))
 		return;
 	if (kind == OP_FALLOCATE)
-		fallocate_enter(&call, regs);
+		fallocate_enter(&call, file, flags, whence, offset, length);
 	else if (kind == OP_TRUNCATE)
 		truncate_enter(&call, regs);
 	else
-		write_enter(&call, file, offset, length, rwf);
+		write_enter(&call, file, offset, length, flags);
 	call.copies = copies;
 	enter_call(&call, before);
 }
@@ -76,9 +83,10 @@ static inline int call_of_thread(struct bpf_raw_tracepoint_args *ctx, u64 nr, u8
 	u64 length = 0;
 	u64 flags = 0;
 	u8 fd_arg = 0;		/* which argument names the file */
+	struct space_resv space;
 	struct submission *s;
 	u8 copies = 0;
-	u32 rwf = 0;
+	u8 whence = 0;
 	u32 fd;
 
 	switch (nr) {
@@ -121,6 +129,9 @@ static inline int call_of_thread(struct bpf_raw_tracepoint_args *ctx, u64 nr, u8
 		break;
 	case NR_fallocate:
 		kind = OP_FALLOCATE;
+		flags = SYSCALL_ARG(regs, 1);
+		offset = SYSCALL_ARG(regs, 2);
+		length = SYSCALL_ARG(regs, 3);
 		break;
 	case NR_ftruncate:
 		kind = OP_TRUNCATE;
@@ -135,7 +146,7 @@ static inline int call_of_thread(struct bpf_raw_tracepoint_args *ctx, u64 nr, u8
 		offset = SYSCALL_ARG(regs, 3);
 		break;
 	case NR_pwritev2:
-		rwf = SYSCALL_ARG(regs, 5);
+		flags = SYSCALL_ARG(regs, 5);
 		offset = SYSCALL_ARG(regs, 3);
 		break;
 	case NR_pwritev:
@@ -153,6 +164,16 @@ static inline int call_of_thread(struct bpf_raw_tracepoint_args *ctx, u64 nr, u8
 		length = SYSCALL_ARG(regs, 3);
 		break;
 	case NR_ioctl:
+		flags = space_mode(SYSCALL_ARG(regs, 1), IOC_SPACE);
+		if (flags) {
+			if (read_user(&space, sizeof(space), (void *)SYSCALL_ARG(regs, 2)))
+				return 0;
+			kind = OP_FALLOCATE;
+			whence = space.whence;
+			offset = space.start;
+			length = space.length;
+			break;
+		}
 		copies = COPY_WHOLE;
 		if (!clone_range(SYSCALL_ARG(regs, 1), SYSCALL_ARG(regs, 2), &offset, &length))
 			return 0;
@@ -168,6 +189,10 @@ static inline int call_of_thread(struct bpf_raw_tracepoint_args *ctx, u64 nr, u8
 	case IA32_pwritev:
 	case IA32_pwritev2:
 		compat_enter(FIELD(u32, regs, OFF_pt_regs_compat_arg0));
+		return 0;
+	case IA32_ioctl:
+		if (changes_data(FIELD(u32, regs, OFF_pt_regs_compat_arg1)))
+			compat_enter(FIELD(u32, regs, OFF_pt_regs_compat_arg0));
 		return 0;
 	case IA32_splice:
 	case IA32_copy_file_range:
@@ -188,7 +213,7 @@ static inline int call_of_thread(struct bpf_raw_tracepoint_args *ctx, u64 nr, u8
 		return 0;
 	}
 	fd = fd_arg == 4 ? SYSCALL_ARG(regs, 4) : fd_arg == 2 ? SYSCALL_ARG(regs, 2) : SYSCALL_ARG(regs, 0);
-	call_enter(regs, fd, kind, copies, offset, length, rwf, before);
+	call_enter(regs, fd, kind, copies, offset, length, flags, whence, before);
 	return 0;
 }
 

@@ -1,11 +1,13 @@
 """System calls as a 32-bit process makes them: a script that other processes run.
 
-python tests/tracer/compat.py FILE    a write of 4 bytes, pwrite64, fallocate and ftruncate64 on FILE by int 0x80
+python tests/tracer/compat.py FILE    a write of 4 bytes, pwrite64, fallocate, FS_IOC_ZERO_RANGE and ftruncate64
+                                      on FILE by int 0x80
 """
 
 import ctypes
 import mmap
 import os
+import struct
 import sys
 
 _MAP_32BIT = 0x40
@@ -15,7 +17,8 @@ push rbx, rbp, rdi, rsi; ebp = 0; eax = edi (the call's number), ebx = esi, ecx 
 seventh argument; int 0x80; pop; ret. (asm/unistd_32.h: the arguments are ebx, ecx, edx, esi, edi, ebp.)
 """
 
-WRITE, PWRITE64, FTRUNCATE64, FALLOCATE = 4, 181, 194, 324
+WRITE, IOCTL, PWRITE64, FTRUNCATE64, FALLOCATE = 4, 54, 181, 194, 324
+ZERO_RANGE = 0x402C5839
 
 
 def main(path: str) -> None:
@@ -34,6 +37,9 @@ def main(path: str) -> None:
     assert system_call(WRITE, file, address, 4) == 4
     assert system_call(PWRITE64, file, address, 4, 8, 0) == 4
     assert system_call(FALLOCATE, file, 0, 0, 0, 8192) == 0
+    data[:44] = struct.pack("<hhqqiI16x", 0, os.SEEK_SET, 4096, 4096, 0, 0)
+    assert system_call(IOCTL, file, ZERO_RANGE, address) == 0
+    assert system_call(IOCTL, file, 0x5421, address) == 0  # FIONBIO: none of ours
     assert system_call(FTRUNCATE64, file, 4096, 0) == 0
     assert os.fstat(file).st_size == 4096
     assert system_call(20, 0) == os.getpid()

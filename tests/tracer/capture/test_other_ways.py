@@ -113,6 +113,37 @@ assert os.sendfile(target, source, 0, 1 << 17) == 1 << 17
     assert (lost(captured), captured.status) == ({}, Status.OK)
 
 
+SPACE = """
+import fcntl, os, struct, sys
+file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+os.pwrite(file, b"a" * 65536, 0)
+os.lseek(file, 4096, os.SEEK_SET)
+for number, whence, start, length in eval(sys.argv[2]):
+    try:
+        fcntl.ioctl(file, 0x40305800 | number, struct.pack("hhxxxxqqiI16x", 0, whence, start, length, 0, 0))
+    except OSError as error:
+        print(number, error)
+"""
+
+
+def test_ioctls_that_are_fallocates(scratch: Scratch, tmp_path: Path) -> None:
+    """FS_IOC_RESVSP and those beside it, from the begin, the position and the end of the file."""
+    path = scratch.path / "f"
+    keep, punch, zero = 1, 2, 16
+    calls = [(40, 0, 0, 4096, keep), (42, 1, 100, 8192, keep), (41, 0, 8192, 4096, keep | punch)]
+    calls += [(43, 2, -4096, 4096, keep | punch), (57, 0, 16384, 4096, keep | zero), (57, 1, 0, 10, keep | zero)]
+    calls += [(40, 3, 0, 4096, keep), (41, 0, 0, 0, keep | punch)]  # refused
+    captured, ops = recorded(tmp_path, SPACE, path, repr([call[:4] for call in calls]))
+    status = path.stat()
+    mine = ops[(ops["ino"] == status.st_ino) & (ops["op"] == Op.FALLOCATE)]
+    starts = {0: 0, 1: 4096, 2: 65536, 3: 0}
+    expected = [(starts[whence] + start, length, mode) for _, whence, start, length, mode in calls]
+    assert mine[["offset", "length", "flags"]].tolist() == expected
+    assert mine["result"].tolist() == [0] * 6 + [-errno.EINVAL] * 2
+    assert path.read_bytes()[8192:12288] == bytes(4096)
+    assert (lost(captured), captured.status) == ({}, Status.OK)
+
+
 TRUNCATIONS = """
 import os, sys
 for size in (100, 8192, 8192, 0):
