@@ -9,7 +9,7 @@ Rules see neither the steps nor this module: the engine leaves the steps out, an
 file's size to them as columns of their own (`DERIVED`).
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from tracer.analysis.columns import Columns
 from tracer.analysis.overlaps import (
     I64,
     MAX_BYTE,
+    U64,
     dense_groups,
     ended,
     overlapping,
@@ -44,6 +45,7 @@ DERIVED: dict[str, tuple[str, tuple[str, ...]]] = {
     "t_effect": ("t_applied", ("t_applied",)),
     "cut_to": ("cut_to", ("flags", "offset", "length", "result", "t_applied", "size_applied")),
     "truncated": ("truncated", ()),
+    "shortened_until": ("shortened_until", ("dev", "ino")),
 }
 """Columns that rules may read beside those of a trace: the field of `Effects` that says what it is, and the columns
 that it takes beside `seq_end` and `op`."""
@@ -65,6 +67,60 @@ class Effects:
     """ns when it took effect, from the TRUNCATE step where that was seen; 0: not seen."""
     cut_to: I64
     """The size to which it has cut its file for certain, whatever `size_end` says; MAX_BYTE: that was not seen."""
+    shortened_until: U64
+    """Of a fallocate, `Shortening.until`; else 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shortening:
+    """The operations of a trace that may make their file shorter on purpose: truncates that are no step of an emulated
+    fallocate, collapse ranges.
+    """
+
+    files: dict[tuple[int, int], tuple[U64, U64]]
+    """(st_dev, inode) -> their begins (n,), rising; and (n + 1,) until when the first 0, 1, ... of them went on."""
+
+    @classmethod
+    def of(cls, ops: Mapping[str, npt.NDArray[Any]] | Operations, is_step: npt.NDArray[np.bool_]) -> "Shortening":
+        """Those among ops (n,). Reads `COLUMNS`."""
+        collapses = (ops["op"] == Op.FALLOCATE) & ((ops["flags"] & FALLOC_FL_COLLAPSE_RANGE) != 0)
+        at = np.flatnonzero(((ops["op"] == Op.TRUNCATE) & ~is_step | collapses) & ((ops["result"] == 0) | ~ended(ops)))
+        at = at[np.lexsort((ops["seq_begin"][at], ops["ino"][at], ops["dev"][at]))]
+        begins, ends = ops["seq_begin"][at], sequence_ends(ops)[at]
+        return cls({file: (begins[rows], _so_far(ends[rows])) for file, rows in _by_file(ops, at)})
+
+    def until(self, ops: Mapping[str, npt.NDArray[Any]] | Operations) -> U64:
+        """When the last of those ended that began before each operation (n,) did, if that is a fallocate: 0, none."""
+        found = np.zeros(len(ops["op"]), np.uint64)
+        if not self.files:
+            return found
+        at = np.flatnonzero(among(ops["op"], (Op.FALLOCATE,)))
+        ends = sequence_ends(ops)
+        for file, rows in _by_file(ops, at):
+            if file in self.files:
+                begins, until = self.files[file]
+                found[at[rows]] = until[np.searchsorted(begins, ends[at[rows]])]
+        return found
+
+
+SHORTENING_COLUMNS = ("op", "dev", "ino", "seq_begin", "seq_end", "flags", "result")
+"""Columns of a trace from which `Shortening` is made."""
+
+
+def _by_file(
+    ops: Mapping[str, npt.NDArray[Any]] | Operations, at: npt.NDArray[np.int64]
+) -> Iterator[tuple[tuple[int, int], npt.NDArray[np.int64]]]:
+    """Each file of the operations `at` (k,), and which of those are on it, in their order."""
+    if not len(at):
+        return
+    groups = dense_groups(ops["dev"][at], ops["ino"][at])
+    order = np.argsort(groups, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(groups[order])) + 1):
+        yield (int(ops["dev"][at[rows[0]]]), int(ops["ino"][at[rows[0]]])), rows
+
+
+def _so_far(ends: U64) -> U64:
+    return np.concatenate([np.zeros(1, np.uint64), np.maximum.accumulate(ends)])
 
 
 def effects(ops: Operations) -> Effects:
@@ -77,11 +133,18 @@ def effects(ops: Operations) -> Effects:
     result = Effects(
         **{name: _alone(name, ops, count) for name in ("is_step", *(field for field, _ in DERIVED.values()))}
     )
+    _find_steps(ops, result)
+    result.shortened_until[:] = Shortening.of(ops, result.is_step).until(ops)
+    return result
+
+
+def _find_steps(ops: Operations, result: Effects) -> None:
+    """Mark the steps of emulated fallocates, and give these the effects of theirs."""
     linked = ops["request"].astype(np.bool_)
     marks = np.flatnonzero(linked & among(ops["op"], (Op.MARK_FALLOCATE,)))
     calls = np.flatnonzero(linked & among(ops["op"], (Op.FALLOCATE, Op.TRUNCATE)))
     if not len(marks) or not len(calls):
-        return result
+        return
     rows = np.concatenate([marks, calls])
     groups = dense_groups(ops["dev"][rows], ops["ino"][rows], ops["request"][rows])
     begin, end = ops["seq_begin"], sequence_ends(ops)
@@ -98,7 +161,6 @@ def effects(ops: Operations) -> Effects:
         result.is_step[call[within]] = True
         seen = within & (ops["op"][call] == Op.TRUNCATE) & (ops["size_end"][call] != NONE_SIZE)
         _fold_truncates(ops, mark[seen], call[seen], result)
-    return result
 
 
 def resolved(ops: Operations) -> Columns:
@@ -120,6 +182,7 @@ class Emulated:
     """Numbers in the trace of their marks and steps, rising."""
     what: Effects
     """Of those."""
+    shortening: Shortening
 
     def resolve(self, ops: Mapping[str, npt.NDArray[Any]], derived: Collection[str]) -> dict[str, npt.NDArray[Any]]:
         """Operations (n,) as rules see them: without steps, with these columns of `DERIVED`."""
@@ -130,6 +193,9 @@ class Emulated:
         at = at[mine]
         for name in derived:
             field, _ = DERIVED[name]
+            if name == "shortened_until":
+                columns[name] = self.shortening.until(ops)
+                continue
             columns[name] = _alone(field, ops, len(rows))
             columns[name][mine] = getattr(self.what, field)[at]
         if not len(mine):
@@ -154,12 +220,36 @@ def emulated(trace: Stored) -> Emulated:
         wanted = among(ops["op"], kinds) & ops["request"].astype(np.bool_)
         found.append((group.number << GROUP_SHIFT) + np.flatnonzero(wanted))
     rows = np.concatenate(found)
-    return Emulated(rows, effects(trace.rows(rows.tolist())))
+    what = effects(trace.rows(rows.tolist()))
+    return Emulated(rows, what, _shortening(trace, rows[what.is_step]))
+
+
+def _shortening(trace: Stored, steps: I64) -> Shortening:
+    """Of a trace on disk; reads row groups only if there are fallocates. steps: row numbers of those to leave out."""
+    parts: list[dict[str, npt.NDArray[Any]]] = []
+    if not any(group.may_hold(Op.FALLOCATE) for group in trace.groups):
+        return Shortening({})
+    for group in trace.groups:
+        if not group.may_hold(Op.TRUNCATE) and not group.may_hold(Op.FALLOCATE):
+            continue
+        kinds = trace.read(group, ("op", "flags"), check=False)
+        collapses = (kinds["op"] == Op.FALLOCATE) & ((kinds["flags"] & FALLOC_FL_COLLAPSE_RANGE) != 0)
+        at = np.flatnonzero((kinds["op"] == Op.TRUNCATE) | collapses)
+        at = at[~np.isin((group.number << GROUP_SHIFT) + at, steps)]
+        if len(at):
+            ops = trace.read(group, SHORTENING_COLUMNS)
+            parts.append({name: ops[name][at] for name in SHORTENING_COLUMNS})
+    if not parts:
+        return Shortening({})
+    ops = {name: np.concatenate([part[name] for part in parts]) for name in SHORTENING_COLUMNS}
+    return Shortening.of(ops, np.zeros(len(ops["op"]), np.bool_))
 
 
 def _alone(field: str, ops: Mapping[str, npt.NDArray[Any]] | Operations, count: int) -> npt.NDArray[Any]:
     """A field of `Effects` for operations (count,) that are not emulated."""
     match field:
+        case "shortened_until":
+            return np.zeros(count, np.uint64)
         case "is_step" | "truncated":
             return np.zeros(count, np.bool_)
         case "size_before":

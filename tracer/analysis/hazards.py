@@ -22,8 +22,12 @@ from tracer.trace import TraceMeta, as_dict
 
 SCHEMA = "eofrace.analysis/1"
 
+OTHER_PROCESSES = "other processes"
+"""The gap of a trace by process: what others do to the same files is not in it."""
+
 ADVISORY_HOOKS = frozenset(
     {
+        OTHER_PROCESSES,
         "xfs_file_fallocate",  # fallocate(2) is seen at the system call; io_uring's is a kind of its own
         "xfs_end_io_direct_write",
         "xfs_alloc_file_space",
@@ -34,8 +38,8 @@ ADVISORY_HOOKS = frozenset(
         "xfs_itruncate_extents_start",
     }
 )
-"""Hooks whose absence hides no operation: without `t_applied` no pair can be called kernel-serialised, and without
-`size_applied` a cut that a later write hides goes unseen, as in traces before it; that is all."""
+"""Gaps that hide no operation that was to be recorded. Without `t_applied` no pair can be called kernel-serialised, and
+without `size_applied` a cut that a later write hides goes unseen, as in traces before it; that is all."""
 
 
 class Verdict(enum.StrEnum):
@@ -219,7 +223,8 @@ def conclude(meta: TraceMeta, operations: int, unfinished: int, found: Sequence[
 
 def is_complete(meta: TraceMeta, rule: Rule) -> bool:
     """Whether what a rule needs and does not find in a trace did not happen."""
-    return not (meta.dropped or essential_gaps(meta.gaps, [rule]) or meta.part is not None)
+    misses_somebody = OTHER_PROCESSES in meta.gaps or essential_gaps(meta.gaps, [rule])
+    return not (meta.dropped or misses_somebody or meta.part is not None)
 
 
 def worst_first(hazard: Hazard) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tracer import attach, heap, interrupts, trace
-from tracer.analysis.hazards import Analysis, analyse
+from tracer.analysis.hazards import OTHER_PROCESSES, Analysis, analyse
 from tracer.attach import Probes
 from tracer.capture import mappings, processes
 from tracer.capture.before import Before
@@ -203,10 +203,12 @@ class _Capture:
     def _meta(self) -> TraceMeta:
         """Of everything so far."""
         kernel = os.uname()
+        others = {OTHER_PROCESSES: "what they do to the same files is not recorded"}
+        scope = others if self._options.selection.by_process else {}
         return TraceMeta(
             host={"kernel": kernel.release, "machine": kernel.machine},
             mechanisms=self._probes.mechanisms,
-            gaps=self._probes.gaps | self._gaps,
+            gaps=self._probes.gaps | self._gaps | scope,
             dropped=sum(self._totals.dropped.values()),
             unfinished=self._totals.unfinished,
             command=_shortened(sys.argv),

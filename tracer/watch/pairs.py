@@ -7,9 +7,11 @@ import numpy.typing as npt
 
 from tracer.analysis.hazards import Counts, Hazard, fold
 from tracer.analysis.rules import Rule, RulePairs
-from tracer.analysis.rules.post_eof_fallocate import RULE as RULE
+from tracer.analysis.rules.post_eof_fallocate import PostEofFallocate
 from tracer.operations import OPERATION, Op, Operations
 
+RULE = PostEofFallocate(sees_truncations=False)
+"""Truncations do not leave the kernel here: lost is only what XFS was seen to cut."""
 MAX_WAITING = 65_536
 """Writes that are kept for a fallocate in flight: 9.5 MB."""
 

@@ -10,7 +10,7 @@ Row = dict[str, Any]
 
 
 def zeroing_over_write(f: Row, w: Row) -> Outcome | None:
-    if f["op"] not in (Op.FALLOCATE, Op.MARK_FALLOCATE) or not f["changed"] or not w["write"]:
+    if f["op"] not in (Op.FALLOCATE, Op.MARK_FALLOCATE) or not f["begun"] or not w["write"]:
         return None
     punches, moves = f["flags"] & 0x12, f["flags"] & 0x28
     if not punches and not moves:
@@ -18,7 +18,8 @@ def zeroing_over_write(f: Row, w: Row) -> Outcome | None:
     if w["bytes_end"] <= f["offset"] or (not moves and w["offset"] >= f["bytes_end"]):
         return None
     if f["t_applied"] and w["acked"] and w["effect_by"] <= f["t_applied"]:
-        return Outcome.LOST
+        gone = f["changed"] and not f["flags"] & 0x20 and w["offset"] < f["bytes_end"]
+        return Outcome.LOST if gone else Outcome.EXPOSED
     if f["t_applied"] and f["t_applied"] <= w["t_begin"]:
         return Outcome.KERNEL_SERIALISED
     return Outcome.EXPOSED

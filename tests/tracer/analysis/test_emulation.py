@@ -14,7 +14,7 @@ from tracer.analysis.overlaps import MAX_BYTE
 from tracer.operations import NONE_SIZE, Op, Operations
 
 Expected = dict[str, list[int]]
-FIELDS = ("is_step", "truncated", "size_before", "size_end", "t_applied", "cut_to")
+FIELDS = ("is_step", "truncated", "size_before", "size_end", "t_applied", "cut_to", "shortened_until")
 
 
 def cut_to(row: np.void) -> int:
@@ -59,7 +59,24 @@ def oracle(ops: Operations) -> Expected:
                 found["size_end"][m] = int(step["size_end"])
                 found["cut_to"][m] = cut_to(step)
                 found["t_applied"][m] = int(step["t_applied"] or mark["t_applied"])
+    found["shortened_until"] = [shortened_until(ops, row, found["is_step"]) for row in ops]
     return found
+
+
+def shortened_until(ops: Operations, fallocate: np.void, is_step: list[int]) -> int:
+    """When the last truncate or collapse range ended that began before a fallocate did end."""
+    if fallocate["op"] != Op.FALLOCATE:
+        return 0
+    end = fallocate["seq_end"] or 2**64 - 1
+    ends = [0]
+    for row, step in zip(ops, is_step, strict=True):
+        truncates = row["op"] == Op.TRUNCATE and not step
+        collapses = row["op"] == Op.FALLOCATE and row["flags"] & 0x08
+        done = row["result"] == 0 or not row["seq_end"]
+        same = row["dev"] == fallocate["dev"] and row["ino"] == fallocate["ino"]
+        if (truncates or collapses) and done and same and row["seq_begin"] < end:
+            ends.append(int(row["seq_end"]) or 2**64 - 1)
+    return max(ends)
 
 
 def calls(count: int, seed: int) -> Operations:
@@ -103,7 +120,7 @@ def test_the_same_of_a_trace_on_disk(count: int, seed: int, shape: Shape) -> Non
     at = [place[int(begin)] for begin in seen["seq_begin"]]
     assert sorted(at) == np.flatnonzero(~what.is_step).tolist()
     for name, (field, _) in DERIVED.items():
-        assert seen[name].tolist() == getattr(what, field)[at].tolist()
+        assert seen[name].tolist() == getattr(what, field)[at].tolist(), name
 
 
 @pytest.mark.parametrize("kind", [Op.FALLOCATE, Op.TRUNCATE])

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tracer.analysis.wordless import Wordless
-from tracer.analysis.hazards import Analysis, Counts, Verdict, analyse, merge
+from tracer.analysis.hazards import OTHER_PROCESSES, Analysis, Counts, Verdict, analyse, merge
 from tracer.analysis.rules import Outcome, Rule, RulePairs, Severity, all_rules, named
 from tracer.operations import NONE_RESULT, NONE_SIZE, OPERATION, WRITES, Op, Operations
 from tracer.trace import TraceMeta
@@ -136,6 +136,7 @@ def test_every_rule_judges() -> None:
         ({"gaps": {"xfs_setattr": "no symbol"}}, True),
         ({"dropped": 1}, False),
         ({"gaps": {"truncate": "no symbol"}}, False),
+        ({"gaps": {OTHER_PROCESSES: "not recorded"}}, False),
         ({"gaps": {"the end of the recording": "missing"}}, False),
         ({"part": 1}, False),
     ],

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from tracer.analysis import rules
 from tracer.analysis.rules import Outcome
-from tracer.analysis.rules.post_eof_fallocate import RULE, post_eof_fallocates
+from tracer.analysis.rules.post_eof_fallocate import RULE, PostEofFallocate, post_eof_fallocates
 from tracer.analysis.sides import data_writes
 from tracer.errors import UsageError
 from tracer.operations import (
+    FALLOC_FL_COLLAPSE_RANGE,
     FALLOC_FL_KEEP_SIZE,
     FALLOC_FL_ZERO_RANGE,
     NONE_RESULT,
@@ -92,6 +93,34 @@ def test_the_race() -> None:
 )
 def test_almost_the_race(f: dict[str, Any], w: dict[str, Any]) -> None:
     assert found(F | f, W | w) == []
+
+
+def test_somebody_else_may_have_cut_it_off() -> None:
+    """The size is what is left of the write: who made the file shorter is not known if a truncate was there, too."""
+    f, w = fallocate(4, 8, 0, 64 * K, size_end=64 * K), write(3, 7, 64 * K, 64 * K)
+    at_fault = [
+        operation(Op.TRUNCATE, 5, 6, 0, 0),
+        operation(Op.TRUNCATE, 1, 9, 32 * K, 0),
+        operation(Op.TRUNCATE, 2, 0, 0, 0),
+        operation(Op.TRUNCATE, 6, 12, 0, 0),
+        operation(Op.FALLOCATE, 5, 6, 0, 4 * K, flags=FALLOC_FL_COLLAPSE_RANGE, size_begin=1024 * K),
+    ]
+    innocent = [
+        operation(Op.TRUNCATE, 1, 2, 0, 0),
+        operation(Op.TRUNCATE, 9, 10, 0, 0),
+        operation(Op.TRUNCATE, 5, 6, 0, 0, result=-27),
+        operation(Op.TRUNCATE, 5, 6, 0, 0, ino=8),
+        operation(Op.FALLOCATE, 5, 6, 0, 4 * K, flags=FALLOC_FL_KEEP_SIZE, size_begin=1024 * K),
+    ]
+    assert [found(f, w, other) for other in at_fault] == [EXPOSED] * len(at_fault)
+    assert [found(f, w, other) for other in innocent] == [LOST] * len(innocent)
+    seen = f | {"t_applied": 70, "size_applied": 128 * K}
+    assert [found(seen, w | {"t_applied": 65}, other) for other in at_fault] == [LOST] * len(at_fault)
+    watched = PostEofFallocate(sees_truncations=False)
+    assert [watched.pairs(trace(*rows)).outcome.tolist() for rows in ([f, w], [seen, w | {"t_applied": 65}])] == [
+        [Outcome.EXPOSED],
+        [Outcome.LOST],
+    ]
 
 
 def test_exposed_but_nothing_lost() -> None:
@@ -242,7 +271,7 @@ def traces(draw: st.DrawFn) -> Operations:
             draw(st.integers(1, 3)),
         )
         row["size_begin"], row["size_end"] = draw(st.integers(-1, 6)), draw(st.integers(-1, 6))
-        row["flags"] = draw(st.sampled_from([0, 0, 0, 1, 0x10]))
+        row["flags"] = draw(st.sampled_from([0, 0, 0, 1, 0x10, 0x08]))
         row["request"], row["ino"] = draw(st.integers(0, 1)), draw(st.sampled_from([7, 7, 7, 8]))
         row["t_applied"] = draw(st.sampled_from([0, 10 * begin + 5, 10 * end - 5]))
         row["size_applied"] = draw(st.integers(-1, 6))
@@ -300,7 +329,17 @@ def oracle(ops: Operations) -> list[tuple[int, int, Outcome]]:
             outcome = Outcome.EXPOSED
             seen = cut_to is not None and cut_to < w_end and not w["open"]
             seen = seen and (w["t_applied"] or w["t_end"]) <= applied
-            if seen or (ended and final >= 0 and final < w_end <= before):
+            shorteners = [
+                t
+                for t in rows
+                if f["op"] == Op.FALLOCATE
+                and ((t["op"] == Op.TRUNCATE and id(t) not in steps) or (t["op"] == Op.FALLOCATE and t["flags"] & 8))
+                and (t["result"] == 0 or t["open"])
+                and t["ino"] == f["ino"]
+                and t["seq_begin"] < f["close"]
+                and t["close"] > w["seq_begin"]
+            ]
+            if seen or (ended and final >= 0 and final < w_end <= before and not shorteners):
                 outcome = Outcome.LOST
             elif (applied and w["t_applied"]) and (
                 (w["t_applied"] <= applied and ended and final >= w_end) or applied <= w["t_begin"]

@@ -66,6 +66,13 @@ def recorded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return Recorded(request.param, captured, trace.read(output), inodes)
 
 
+def test_who_is_not_traced_is_no_proof(recorded: Recorded) -> None:
+    """A file that somebody else has truncated meanwhile is shorter than the process has made it: that is all."""
+    assert recorded.captured.analysis is not None
+    (hazard,) = (one for one in recorded.captured.analysis.hazards if one.rule == "size-going-backwards")
+    assert (hazard.counts.lost, hazard.outcome) == (0, Outcome.EXPOSED)
+
+
 def test_nothing_escaped(recorded: Recorded) -> None:
     assert sum(recorded.captured.totals.dropped.values()) == 0
     assert recorded.captured.totals.unfinished == 0
@@ -104,3 +111,74 @@ def test_what_is_called_lost_is_lost(tmp_path: Path) -> None:
     hazards = captured.analysis.hazards
     assert {hazard.rule for hazard in hazards} == {"zeroing-over-write"}
     assert sum(hazard.counts.lost for hazard in hazards) == len(lost)
+
+
+WORK = """
+import ctypes, os, sys, threading, time
+path, job = sys.argv[1:]
+file = os.open(path, os.O_RDWR | os.O_CREAT)
+libc = ctypes.CDLL(None, use_errno=True)
+fallocate = lambda mode, at, n: libc.fallocate64(file, mode, ctypes.c_long(at), ctypes.c_long(n))
+stop = time.monotonic() + 3
+def others():
+    data = b"MARK" * 16384
+    while time.monotonic() < stop:
+        if job == "truncated":
+            os.pwrite(file, data, 1 << 20)
+        elif job == "moved":
+            os.write(end, data[:1024])
+            marks[0] += 1
+        else:
+            os.pwrite(file, data, 0)
+def shortens():
+    while time.monotonic() < stop:
+        os.ftruncate(file, 0)
+marks, end = [0], os.open(path, os.O_WRONLY | os.O_APPEND)
+if job == "moved":
+    os.ftruncate(file, 200 << 20)
+elif job == "half done":
+    room = os.statvfs(path)
+    room = room.f_bsize * room.f_bfree
+threads = [threading.Thread(target=others)] + [threading.Thread(target=shortens)] * (job == "truncated")
+[thread.start() for thread in threads]
+failed = 0
+while time.monotonic() < stop:
+    if job == "truncated":
+        fallocate(0, 0, 65536)
+    elif job == "moved":
+        assert fallocate(8, 0, 4096) == 0
+    else:
+        failed += fallocate(0x11, 0, 2 * room) != 0 and ctypes.get_errno() == 28
+[thread.join() for thread in threads]
+if job == "moved":
+    assert open(path, "rb").read().count(b"MARK" * 256) == marks[0] > 0
+elif job == "half done":
+    assert failed and os.pwrite(file, b"MARK", 0) == 4
+    assert fallocate(0x11, 0, 2 * room) != 0 and not any(os.pread(file, 4, 0))
+"""
+
+
+@pytest.mark.parametrize(
+    ("job", "rules"),
+    [
+        ("truncated", {"post-eof-fallocate", "truncate-below-write", "buffered-and-direct"}),
+        ("moved", {"zeroing-over-write"}),
+        ("half done", {"zeroing-over-write"}),
+    ],
+)
+def test_what_was_not_seen_to_be_lost_is_exposed(job: str, rules: set[str], tmp_path: Path) -> None:
+    """A truncate cuts off what a fallocate is not to be blamed for, what a collapse range moves is all there, and a
+    zero range that fails for want of space has freed its bytes by then.
+    """
+    output = tmp_path / "out.parquet"
+    with loop_scratch("xfs", 320 << 20, default_directory()) as scratch:
+        command = (sys.executable, "-c", WORK, str(scratch.path / "f"), job)
+        captured = capture(Options(command=command, output=output), lambda *_: None)
+    assert captured.exit_status == 0
+    assert captured.status is Status.HAZARD
+    assert captured.analysis is not None
+    counts = captured.analysis.counts
+    assert {rule for rule, count in counts.items() if count.exposed} <= rules
+    suspect = "post-eof-fallocate" if job == "truncated" else "zeroing-over-write"
+    assert counts[suspect].exposed > 0
+    assert counts[suspect].lost == 0

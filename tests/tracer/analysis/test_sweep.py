@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tests.tracer.analysis.parted import SHAPES, Shape, many, operations, pairs_of, saved
 from tests.tracer.analysis.wordless import Wordless
 from tracer.analysis.columns import Columns
-from tracer.analysis.emulation import Emulated, effects, emulated
+from tracer.analysis.emulation import Emulated, Shortening, effects, emulated
 from tracer.analysis.engine import analyse_stored, one_after_the_other
 from tracer.analysis.hazards import analyse
 from tracer.analysis.rules import Moments, Outcome, PairRule, Rule, Scan, ScanRule, all_rules
@@ -31,7 +31,7 @@ from tracer.stored import Stored
 from tracer.trace import TraceMeta
 from tracer.trace_columns import LAST_NUMBER, NAMES
 
-NOBODY = Emulated(np.empty(0, np.int64), effects(np.empty(0, OPERATION)))
+NOBODY = Emulated(np.empty(0, np.int64), effects(np.empty(0, OPERATION)), Shortening({}))
 """No emulated fallocate."""
 
 

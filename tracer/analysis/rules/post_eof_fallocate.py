@@ -40,7 +40,8 @@ class PostEofFallocate(PairRule):
         neither.
     """)
     lost = prose("""
-        The write was acknowledged before the fallocate ended, and then the size lay below the write's end; or XFS was
+        The write was acknowledged before the fallocate ended, and then the size lay below the write's end, with nobody
+        else who was seen to make the file shorter (a truncate, a collapse range) from the write's begin on; or XFS was
         seen to set the size from behind the write's end to before it.
     """)
     serialised = prose("""
@@ -51,7 +52,7 @@ class PostEofFallocate(PairRule):
     needs = frozenset({Op.FALLOCATE, *WRITES})
     reads = frozenset(
         {"t_begin", "t_end", "t_applied", "offset", "length", "size_begin", "result", "flags"}
-        | {"size_before", "size_after", "t_effect", "cut_to"}
+        | {"size_before", "size_after", "t_effect", "cut_to", "shortened_until"}
     )
     commits = (
         Commit("Linux", "249bd9087a52", "fixed in v5.5", "xfs: properly serialise fallocate against AIO+DIO"),
@@ -75,6 +76,9 @@ class PostEofFallocate(PairRule):
         "the fallocate waited for the write, so that it does not extend the file any more",
     )
 
+    def __init__(self, *, sees_truncations: bool = True) -> None:
+        self._sees_truncations = sees_truncations
+
     def firsts(self, ops: Columns) -> npt.NDArray[np.bool_]:
         """Fallocates that extend their file."""
         return _post_eof(ops)
@@ -87,8 +91,26 @@ class PostEofFallocate(PairRule):
         """Pairs of a post-EOF fallocate and a write that ends behind it."""
         behind = ends(second) > ends(first)
         outcome = np.zeros(len(first), np.uint8)
-        outcome[behind] = _outcomes(first.take(behind), second.take(behind))
+        outcome[behind] = self._outcomes(first.take(behind), second.take(behind))
         return outcome
+
+    def _outcomes(self, f: Columns, w: Columns) -> npt.NDArray[np.uint8]:
+        """Outcome (k,) of each overlapping pair of a post-EOF fallocate and a write that ends behind it."""
+        written_end = written_ends(w)
+        write_ended_first = acknowledged(w) & (w["seq_end"] < sequence_ends(f))
+        final = f["size_after"]
+        # An emulated fallocate truncates in a step of its own, and the kernel saw the size before it: a size
+        # that was below the write's end already was cut by somebody else.
+        cut = (final != NONE_SIZE) & (final < written_end) & (f["size_before"] >= written_end)
+        cut &= self._sees_truncations & (f["shortened_until"] < w["seq_begin"])
+        f_applied, w_applied = f["t_effect"], w["t_applied"]
+        # Seen to cut while the size was set: then no later size matters, only that the write was there by then.
+        seen_to_cut = acknowledged(w) & (f["cut_to"] < written_end) & (in_effect_by(w) <= f_applied)
+        lost = (write_ended_first & cut) | seen_to_cut
+        write_came_first = (w_applied <= f_applied) & write_ended_first & (final >= written_end)
+        fallocate_came_first = f_applied <= w["t_begin"]
+        safe = was_seen(f_applied) & was_seen(w_applied) & (write_came_first | fallocate_came_first) & ~lost
+        return np.where(lost, Outcome.LOST, np.where(safe, Outcome.KERNEL_SERIALISED, Outcome.EXPOSED)).astype(np.uint8)
 
 
 RULE = PostEofFallocate()
@@ -106,21 +128,3 @@ def _post_eof(ops: Operations | Columns) -> npt.NDArray[np.bool_]:
     extends = ends(ops) > ops["size_begin"]  # NONE_SIZE is below every end
     sets_size = (ops["flags"] & FALLOC_FL_KEEP_SIZE) == 0
     return np.asarray(among(ops["op"], FALLOCATES) & took_place(ops) & sets_size & extends)
-
-
-def _outcomes(f: Columns, w: Columns) -> npt.NDArray[np.uint8]:
-    """Outcome (k,) of each overlapping pair of a post-EOF fallocate and a write that ends behind it."""
-    written_end = written_ends(w)
-    write_ended_first = acknowledged(w) & (w["seq_end"] < sequence_ends(f))
-    final = f["size_after"]
-    # An emulated fallocate truncates in a step of its own, and the kernel saw the size before it: a size
-    # that was below the write's end already was cut by somebody else.
-    cut = (final != NONE_SIZE) & (final < written_end) & (f["size_before"] >= written_end)
-    f_applied, w_applied = f["t_effect"], w["t_applied"]
-    # Seen to cut while the size was set: then no later size matters, only that the write was there by then.
-    seen_to_cut = acknowledged(w) & (f["cut_to"] < written_end) & (in_effect_by(w) <= f_applied)
-    lost = (write_ended_first & cut) | seen_to_cut
-    write_came_first = (w_applied <= f_applied) & write_ended_first & (final >= written_end)
-    fallocate_came_first = f_applied <= w["t_begin"]
-    safe = was_seen(f_applied) & was_seen(w_applied) & (write_came_first | fallocate_came_first) & ~lost
-    return np.where(lost, Outcome.LOST, np.where(safe, Outcome.KERNEL_SERIALISED, Outcome.EXPOSED)).astype(np.uint8)

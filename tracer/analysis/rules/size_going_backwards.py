@@ -37,7 +37,8 @@ class SizeGoingBackwards(ScanRule):
         O_TRUNC or a collapse range that was in flight at any time from the write's begin to the end of the operation
         that looked; and of the writes that a size-setting fallocate met, post-eof-fallocate tells. A file of size 0 is
         taken for a new one: inode numbers are used again, and logs are emptied by others. In a trace that lacks
-        records, or a part, or truncates, a pair is only exposed, as what explains it may be what was not seen.
+        records, or a part, or truncates, or of some processes only, a pair is no more than exposed, as what explains it
+        may be what was not seen.
     """)
     lost = prose("""
         The size was below the end of an acknowledged write when a later operation began, and the trace is complete: it

@@ -11,7 +11,7 @@ from tracer.analysis.columns import Columns
 from tracer.analysis.examples import ExampleTrace, K, operation
 from tracer.analysis.overlaps import I64, MAX_BYTE, was_seen
 from tracer.analysis.rules import Commit, Outcome, PairRule, Severity, prose
-from tracer.analysis.sides import acknowledged, data_writes, ends, in_effect_by, took_place
+from tracer.analysis.sides import acknowledged, data_writes, ends, in_effect_by, may_have_changed_data, took_place
 from tracer.operations import (
     FALLOC_FL_COLLAPSE_RANGE,
     FALLOC_FL_INSERT_RANGE,
@@ -47,11 +47,13 @@ class ZeroingOverWrite(PairRule):
         Nobody who wants to keep what he writes asks for its removal at the same time, and who wants it gone need not
         write it. To zero or to punch what was written and acknowledged before is what discards and log rotation do all
         the time, and is no pair: the fallocate has to begin before the write was acknowledged. Neither is a plain
-        fallocate, which leaves data alone, nor one whose bytes the write does not touch.
+        fallocate, which leaves data alone, nor one whose bytes the write does not touch. One that fails half-way, for
+        want of space, say, may have freed what it was to zero by then, and counts.
     """)
     lost = prose("""
         The write was acknowledged, and XFS was seen to begin to free or zero the blocks, with all writers locked out,
-        after the write had been done.
+        after the write had been done. What a collapse or insert range only moves is never called lost, nor what one did
+        that failed.
     """)
     serialised = "The fallocate was seen to take effect before the write began, so that the write's data stands."
     watched = ""
@@ -90,7 +92,9 @@ class ZeroingOverWrite(PairRule):
 
     def firsts(self, ops: Columns) -> npt.NDArray[np.bool_]:
         """Fallocates that do not leave data where it is."""
-        return np.asarray(among(ops["op"], FALLOCATES) & ((ops["flags"] & _DISPLACES) != 0) & took_place(ops))
+        return np.asarray(
+            among(ops["op"], FALLOCATES) & ((ops["flags"] & _DISPLACES) != 0) & may_have_changed_data(ops)
+        )
 
     def seconds(self, ops: Columns) -> npt.NDArray[np.bool_]:
         """Writes of data."""
@@ -101,6 +105,7 @@ class ZeroingOverWrite(PairRule):
         common = (first["offset"] < ends(second)) & (second["offset"] < _displaced_ends(first))
         known = was_seen(first["t_effect"])
         wiped = known & acknowledged(second) & (in_effect_by(second) <= first["t_effect"])
+        wiped &= took_place(first) & _takes_away(first, second)
         stands = known & (first["t_effect"] <= second["t_begin"])
         outcome = np.where(wiped, Outcome.LOST, np.where(stands, Outcome.KERNEL_SERIALISED, Outcome.EXPOSED))
         return np.where(common, outcome, 0).astype(np.uint8)
@@ -112,3 +117,9 @@ RULE = ZeroingOverWrite()
 def _displaced_ends(fallocates: Columns) -> I64:
     """First byte behind those that each fallocate (k,) displaces."""
     return np.where((fallocates["flags"] & _MOVES) != 0, MAX_BYTE, ends(fallocates))
+
+
+def _takes_away(fallocates: Columns, writes: Columns) -> npt.NDArray[np.bool_]:
+    """Of which pairs (k,) with a byte in common the fallocate does not only move it."""
+    inserts = (fallocates["flags"] & FALLOC_FL_INSERT_RANGE) != 0
+    return np.asarray(~inserts & (writes["offset"] < ends(fallocates)))
