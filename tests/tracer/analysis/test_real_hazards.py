@@ -119,7 +119,7 @@ path, job = sys.argv[1:]
 file = os.open(path, os.O_RDWR | os.O_CREAT)
 libc = ctypes.CDLL(None, use_errno=True)
 fallocate = lambda mode, at, n: libc.fallocate64(file, mode, ctypes.c_long(at), ctypes.c_long(n))
-stop = time.monotonic() + 3
+stop = time.monotonic() + 1
 def others():
     data = b"MARK" * 16384
     while time.monotonic() < stop:
