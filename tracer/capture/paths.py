@@ -2,11 +2,12 @@
 
 import os
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tracer.attach import Name
+from tracer.report.escape import printable
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
@@ -54,14 +55,17 @@ class Paths:
 
     def __init__(self) -> None:
         self._named: dict[Inode, str] = {}
+        self._opened: dict[str, int] = {}
+        """What the user calls a file -> a descriptor of it."""
         self._met: dict[Inode, dict[int, str]] = {}
         self._mounted: dict[int, int] = {}
         """st_dev of a file -> that of its file system, where they differ."""
         self._mounts = _mounted()
 
     def add(self, file: Inode, path: str, descriptor: int) -> None:
-        """What the user calls a file, and a descriptor of it."""
+        """What the user calls a file, and a descriptor of it, which stays open until recording ends."""
         self._named[file] = path
+        self._opened[path] = descriptor
         mounted = _mounted_on(descriptor)
         if mounted is not None:
             self._mounted[file[0]] = mounted
@@ -92,6 +96,34 @@ class Paths:
     def earlier(self, dev: int, ino: int) -> list[str]:
         """Paths of the files that had that number before, the first one first."""
         return [] if (dev, ino) in self._named else list(self._met.get((dev, ino), {}).values())[:-1]
+
+    def replaced(self) -> dict[str, str]:
+        """What the user's names no longer are the names of, but of other files, as gaps."""
+        return {
+            f"{printable(path)} since it was replaced": (
+                "it is another file now, and the one that was there at the begin was followed: run this again, "
+                "or follow the processes that write to it (-p, --comm)"
+            )
+            for path, is_same in self._are_same()
+            if is_same is False
+        }
+
+    def gone(self) -> list[str]:
+        """The user's names that no file has any more, as notes: nobody can write by them, but may have meanwhile."""
+        return [
+            f"{printable(path)}: deleted or renamed meanwhile; of files that had its name after that nothing was seen"
+            for path, is_same in self._are_same()
+            if is_same is None
+        ]
+
+    def _are_same(self) -> Iterator[tuple[str, bool | None]]:
+        """Each of the user's names, and whether it still is that of the file that was opened; None: of none."""
+        for path, descriptor in self._opened.items():
+            try:
+                # Both now: what number a file has may change while it is open (overlayfs, which copies it up).
+                yield path, os.path.samestat(os.stat(path), os.fstat(descriptor))
+            except OSError:
+                yield path, None
 
     def kind(self, dev: int) -> str | None:
         """The file system of a device, None where it is not mounted here."""

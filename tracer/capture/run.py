@@ -117,7 +117,8 @@ class _Capture:
                 self._take()
                 self._progress(self._totals, time.monotonic() - self._started)
             seconds = time.monotonic() - self._started
-            self._gaps |= options.ended(self._probes, command) | before.gaps()
+            self._gaps |= options.ended(self._probes, command) | before.gaps() | self._paths.replaced()
+            self._notes += self._paths.gone()
             self._take(final=True)
             self._note_mappings()
             if self._memory.full:

@@ -79,7 +79,7 @@ class Watched:
         found = [f"{count:,} {reason}" for reason, count in state.lost.items() if count]
         if not state.operations and not state.in_flight:
             found.append("no operation was seen")
-        return [*found, f"not attached: {', '.join(gaps)}"] if gaps else found
+        return [*found, f"not seen: {', '.join(gaps)}"] if gaps else found
 
     @property
     def verdict(self) -> Verdict:

@@ -85,7 +85,7 @@ class _Watch:
             while (why := options.over(stopped, command, self._begun, self._state.processes)) is None:
                 time.sleep(_TURN)
                 self._take()
-            gaps |= options.ended(self._probes, command) | before.gaps()
+            gaps |= options.ended(self._probes, command) | before.gaps() | self._paths.replaced()
             self._close()
         return Watched(
             state=self._state,

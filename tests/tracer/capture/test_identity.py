@@ -1,4 +1,4 @@
-"""Files that share a number: in several btrfs subvolumes at once, or one after the other."""
+"""Files that share a number, in several btrfs subvolumes or one after the other; and files that share a name."""
 
 import json
 import subprocess
@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.tracer.capture.test_capture import LOAD
 from tracer import trace
 from tracer.capture.result import Captured
 from tracer.capture.run import Options, capture
+from tracer.errors import Status
 from tracer.lab.scratch import default_directory, loop_scratch
 from tracer.operations import Operations
+from tracer.watch import run as watch
 
 pytestmark = pytest.mark.root
 
@@ -60,6 +63,7 @@ def test_a_file_of_one_subvolume_is_watched(subvolumes: tuple[Path, Path], tmp_p
     captured, ops = recorded(tmp_path, WRITE, one, second, files=(one, second))
     found = dict(ops[["dev", "length"]].tolist())
     assert found == {one.stat().st_dev: len("one"), second.stat().st_dev: len("second")}
+    assert not [gap for gap in captured.gaps if "replaced" in gap]
     assert [captured.paths[path.stat().st_dev, path.stat().st_ino] for path in subvolumes] == [str(one), str(second)]
 
 
@@ -106,3 +110,40 @@ def test_a_file_that_is_renamed_is_one(tmp_path: Path) -> None:
     status = (tmp_path / "b").stat()
     assert captured.paths[status.st_dev, status.st_ino] == str(tmp_path / "a")
     assert captured.earlier == {}
+
+
+REPLACE = "f = open('f', 'ab'); open('g', 'wb').close(); f.write(b'x'); f.flush(); os.rename('g', 'f')"
+FATES = {
+    "replaced": (REPLACE, Status.INCONCLUSIVE),
+    "replaced, and kept": ("os.rename('f', 'old'); open('f', 'wb').write(b'x'); open('old', 'ab').write(b'x')", 3),
+    "there again": ("os.rename('f', 'old'); os.rename('old', 'f'); open('f', 'ab').write(b'x')", Status.OK),
+    "deleted": ("open('f', 'ab').write(b'x'); os.unlink('f')", Status.OK),
+    "overwritten": ("open('f', 'wb').write(b'x')", Status.OK),
+    "found dangerous before": (
+        f"subprocess.run([sys.executable, {LOAD!r}, 'race', 'f', '200'], check=True); {REPLACE}",
+        Status.HAZARD,
+    ),
+}
+"""What becomes of the name of a file that is followed, and what that may be said to prove."""
+
+
+@pytest.mark.parametrize("fate", FATES)
+def test_a_name_that_is_another_files_in_the_end(fate: str, tmp_path: Path) -> None:
+    """Whoever names a file means that name: what was written by it to another file was not seen."""
+    script, status = FATES[fate]
+    name = tmp_path / "f\x1b[2J"
+    script = f"import os, subprocess, sys; os.chdir(sys.argv[1]); {script}".replace("'f'", "'f\\x1b[2J'")
+    gap = f"{tmp_path}/f\\x1b[2J since it was replaced"
+    command = (sys.executable, "-c", script, str(tmp_path))
+    name.touch()
+    other = tmp_path / "other"
+    other.hardlink_to(name)
+    captured = capture(Options(command=command, files=(name, other)), lambda *_: None)
+    assert (captured.exit_status, captured.status) == (0, status)
+    assert (gap in captured.gaps) == (status is not Status.OK)
+    notes = [note for note in captured.notes if "deleted" in note]
+    assert [note.partition(":")[0] for note in notes] == [f"{tmp_path}/f\\x1b[2J"] * (fate == "deleted")
+    name.touch()
+    watched = watch.watch(watch.Options(command=command, files=(name,)), lambda *_: None, lambda *_: None)
+    assert (watched.exit_status, watched.status) == (0, status)
+    assert (gap in watched.gaps) == (status is not Status.OK)
