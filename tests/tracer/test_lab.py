@@ -20,9 +20,9 @@ from tracer.lab.scratch import MIB, Scratch, directory_scratch, loop_scratch
 SIZE = 320 * MIB
 
 
-def in_child(code: str) -> subprocess.CompletedProcess[str]:
+def in_child(code: str, *words: object) -> subprocess.CompletedProcess[str]:
     """Run `code` in an interpreter of its own: a mount namespace cannot be left again."""
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    return subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=False)
 
 
 def gone(name: str, seconds: float = 5.0) -> bool:
@@ -173,6 +173,65 @@ def test_tracefs_is_there_and_the_host_sees_nothing_of_it() -> None:
     )
     assert done.stdout == "True\n", done.stderr
     assert Path("/proc/1/mounts").read_text() == mounts
+
+
+HOST = """
+import os, subprocess, sys
+from pathlib import Path
+from tests.tracer.test_lab import gone
+from tracer.lab import namespace as n
+
+directory = Path(sys.argv[1])
+disk, mounted = directory / "disk", directory / "mounted"
+
+def run(*words):
+    subprocess.run(words, check=True)
+
+def table():
+    return Path("/proc/thread-self/mounts").read_text()
+
+n._libc.unshare(n.CLONE_NEWNS)
+run("mount", "--make-rprivate", "/")
+run("mount", "--make-rshared", "/")
+mounted.mkdir()
+disk.touch()
+os.truncate(disk, 64 << 20)
+run("mkfs.ext4", "-q", str(disk))
+run("mount", "-o", "loop", str(disk), str(mounted))
+before = table()
+command = [sys.executable, "-c", sys.argv[2], str(directory)]
+with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+    child.stdout.readline()
+    assert table() == before, "what it mounts is seen outside"
+    assert str(mounted) in Path(f"/proc/{child.pid}/mounts").read_text()
+    run("umount", str(mounted))
+    assert gone(str(disk)), "it keeps the device"
+    assert child.poll() is None
+    child.communicate()
+assert child.returncode == 0
+"""
+"""A host as systemd makes it, out of a mount namespace, and a child that works in a namespace of ours."""
+
+LIVES = {
+    "in the namespace": (
+        "import sys; from tracer.lab import namespace as n; n.enter_private_namespace()\n"
+        "n._mount('none', n.cover(), 'tmpfs', 0, ''); print(flush=True); sys.stdin.read()"
+    ),
+    "with a held disk": (
+        "import sys; from pathlib import Path; from tracer.lab.held import held_scratch\n"
+        f"with held_scratch('xfs', {SIZE}, Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
+    ),
+}
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("life", LIVES)
+def test_the_host_can_unmount_what_is_its_own(life: str, tmp_path: Path) -> None:
+    mounts = Path("/proc/1/mounts").read_text()
+    done = in_child(HOST, tmp_path, LIVES[life])
+    assert done.returncode == 0, done.stderr
+    assert Path("/proc/1/mounts").read_text() == mounts
+    assert gone(str(tmp_path))
 
 
 @pytest.mark.root

@@ -264,7 +264,7 @@ class _Daemon:
         # nbdkit runs the plugin in an interpreter of its own, which must not look for a venv.
         slow = [f"delay-{what}={delay_ms}ms" for what in ("read", "write") if delay_ms]
         serve = ["nbdkit", "--exit-with-parent", "--log=stderr", *(["--filter=delay"] if slow else []), "python"]
-        mount = ["unshare", "--mount", "--propagation", "private", "--"]
+        mount = ["unshare", "--mount", "--propagation", "slave", "--"]
         mount += [children.find("nbdfuse"), place, "["]
         serve += [str(_PLUGIN), f"image={image}", f"control={theirs}", f"holder={os.getpid()}", *slow]
         words = [*mount, *serve, "]"]

@@ -1,10 +1,13 @@
 """A private mount namespace, and mounts in it that live exactly as long as a file descriptor.
 
-Nothing that is mounted here is ever seen by another process, and nothing has to be unmounted by anybody: a
-mount is detached (`MNT_DETACH`) as soon as a directory of it is open, so the descriptor alone keeps it. When
-the last descriptor goes, for whatever reason, SIGKILL included, the kernel unmounts. No mount point is
-created either: the mount covers an existing directory between mount(2) and umount2(2), in our namespace
-only.
+Nothing that is mounted here is ever seen by another process, while what the host mounts or unmounts meanwhile comes
+here, too (mount_namespaces(7), MS_SLAVE): else its mounts would stay, and their devices in use, for as long as we
+run. Where the host's mounts are private, as without systemd, they do stay: nothing propagates from them.
+
+Nothing has to be unmounted by anybody: a mount is detached (`MNT_DETACH`) as soon as a directory of it is open, so
+the descriptor alone keeps it. When the last descriptor goes, for whatever reason, SIGKILL included, the kernel
+unmounts. No mount point is created either: the mount covers an existing directory between mount(2) and umount2(2), in
+our namespace only.
 
 unshare(CLONE_NEWNS) works on the calling *thread*: threads started afterwards share the namespace, older ones
 do not. Call `enter_private_namespace()` early, from the main thread.
@@ -24,7 +27,7 @@ MS_NOSUID = 0x2
 MS_NODEV = 0x4
 MS_NOEXEC = 0x8
 MS_REC = 0x4000
-MS_PRIVATE = 0x40000
+MS_SLAVE = 0x80000
 MNT_DETACH = 0x2
 
 SAFE_FLAGS = MS_NOSUID | MS_NODEV | MS_NOEXEC
@@ -61,14 +64,15 @@ def enter_private_namespace() -> None:
             return
         if _libc.unshare(CLONE_NEWNS) != 0:
             raise _refused("a private mount namespace (unshare CLONE_NEWNS)", ctypes.get_errno())
-        # systemd makes / shared: without this every mount of ours would propagate to the whole host.
-        if _libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None) != 0:
+        # systemd makes / shared: without this every mount of ours would propagate to the whole host. Nothing does so
+        # from a slave. What the host mounts on a directory that we cover goes below our mount (4.11, 1064f874abc0).
+        if _libc.mount(b"none", b"/", None, MS_REC | MS_SLAVE, None) != 0:
             number = ctypes.get_errno()
             if number == errno.EINVAL:
                 raise UnsupportedError(
-                    "cannot make the mounts private, / is not a mount point: run it outside of the chroot"
+                    "cannot keep the mounts to ourselves, / is not a mount point: run it outside of the chroot"
                 )
-            raise _refused("private mounts (mount --make-rprivate /)", number)
+            raise _refused("mounts of our own (mount --make-rslave /)", number)
         _ours.add(_namespace())
 
 
