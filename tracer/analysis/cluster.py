@@ -107,9 +107,10 @@ def local(count: int) -> Iterator[Cluster]:
     distributed = require_dask()
     dask = importlib.import_module("dask")
     with contextlib.ExitStack() as stack:
-        # Its own would be left behind.
+        # Its own, the scheduler's as well as the workers', would be left behind.
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="eofrace-dask-", ignore_cleanup_errors=True))
-        stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": _LOSSES}))
+        settings = {"distributed.scheduler.allowed-failures": _LOSSES, "temporary-directory": scratch}
+        stack.enter_context(dask.config.set(settings))
         # Interrupted half-way it would not get rid of its processes in peace: seconds.
         with interrupts.deferred(), signals_left_to_the_parent():
             workers = distributed.LocalCluster(
@@ -117,7 +118,6 @@ def local(count: int) -> Iterator[Cluster]:
                 threads_per_worker=1,
                 memory_limit=None,  # a limit would be one of Dask's making
                 dashboard_address=None,
-                local_directory=scratch,
                 silence_logs=logging.CRITICAL,
             )
             stack.enter_context(workers)

@@ -4,12 +4,11 @@ The reader knows the format and nothing of the driver: what blockstack remembers
 must not hide that data is gone.
 """
 
+import os
 import struct
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import blockstack
 from blockstack.guest.oracle import SECTOR
@@ -47,11 +46,11 @@ def prepared(cluster_size: int, *, tight: bool) -> Image:
     Clusters 6 and up of the first L2 table are in use in a tight image; cluster 16 in any.
     """
     region = cluster_size // 8
-    with tempfile.TemporaryDirectory(prefix="eofrace-explore-") as directory:
-        path = Path(directory) / "image"
+    with open(os.memfd_create("image"), "rb") as file:  # a worker is killed wherever it is, and must leave nothing
         size = _REGIONS * region * cluster_size
+        path = f"/proc/self/fd/{file.fileno()}"
         interrupts.run(blockstack.create(path, size, cluster_size=cluster_size, refcount_bits=64))
-        raw = path.read_bytes()
+        raw = file.read()
     blocks = {index: raw[index * BLOCK :][:BLOCK] for index in range(len(raw) // BLOCK)}
     # Header, refcount table and block, L1 and L2 table take 5; one is left.
     first, count = (6, region - 6) if tight else (16, 1)

@@ -158,7 +158,12 @@ def test_nothing_is_left_when_it_is_stopped(tmp_path: Path, words: list[str], nu
     saved(tmp_path / "t", many(500_000), Shape((0,), 0, 1 << 16, True))
     program = "from tracer.commands import analyze, main; analyze._FEW = 0; main()"
     command = [sys.executable, "-c", program, "analyze", *words, str(tmp_path / "t")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+    place = tmp_path / "tmp"
+    place.mkdir()
+    environment = {**os.environ, "TMPDIR": str(place)}
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment
+    ) as process:
         wait_until_begun(process.pid)
         deadline = time.monotonic() + 60
         while len(session(process.pid)) < 3 and time.monotonic() < deadline:
@@ -173,6 +178,7 @@ def test_nothing_is_left_when_it_is_stopped(tmp_path: Path, words: list[str], nu
         # After that nobody is left to keep a child quiet that finds its pipe closed before it has begun: it is in
         # multiprocessing's spawn_main, ahead of any code of ours.
         assert "Traceback" not in said
+        assert list(place.iterdir()) == []
     deadline = time.monotonic() + 30
     while session(process.pid) and time.monotonic() < deadline:
         time.sleep(0.05)

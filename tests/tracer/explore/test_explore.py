@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 
 from tracer.analysis import cluster
 from tracer.errors import Status, UsageError
+from tracer.explore import image
 from tracer.explore.guest import parse
 from tracer.explore.replay import load, run_again, write_trace
 from tracer.explore.workers import executor
@@ -194,6 +196,15 @@ def test_flushed_data_survives_a_power_failure() -> None:
     cells = {cell["strategy"]: cell for cell in explore(*words)[1]["results"]}
     assert cells["serialise"]["crash_points"] > 20
     assert cells["serialise"]["crash_losses"] == 0
+
+
+def test_the_first_image_has_no_name_that_a_killed_worker_could_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(FileNotFoundError):
+        tempfile.mkdtemp()
+    assert image.prepared.__wrapped__(512, tight=False) == image.prepared(512, tight=False)
 
 
 TASKS_AT_ONCE = "from tracer.explore import run; run.SMALL = 1; from tracer.commands import main; main()"
