@@ -1,8 +1,7 @@
 """The trace file: one Parquet file that DuckDB, pandas or Polars read with no help of ours.
 
 A row is an operation (`tracer.operations`), sorted by `seq_begin`; null stands for what was not seen or has not
-ended. The file's key-value metadata holds one JSON value per field of `TraceMeta`, under `eofrace.<field>`, and
-the schema's version under `eofrace.schema`.
+ended. The file's key-value metadata are those of `tracer.trace_meta`.
 
 Reading trusts nothing: a trace may come from another host, another version, or somebody who edited it. Whatever
 is wrong ends as one TraceError that names the file; what this module returns can be analysed without a check.
@@ -25,7 +24,7 @@ from tracer.output import atomic_output
 from tracer.report.escape import printable
 from tracer.stored import PART, Stored, stored, stored_file
 from tracer.trace_columns import COLUMNS, ENDS, NAMES, NULLS
-from tracer.trace_meta import SCHEMA, GroupRange, TraceMeta, encode, encode_groups
+from tracer.trace_meta import SCHEMA, GroupRange, TraceMeta, encode, encode_checksum, encode_groups
 
 __all__ = [
     "COLUMNS",
@@ -100,10 +99,8 @@ def write(target: str | Path | BinaryIO, ops: Operations, meta: TraceMeta) -> No
 
 def write_columns(target: str | Path | BinaryIO, columns: Columns, meta: TraceMeta, *, durable: bool = True) -> None:
     """The same, of operations that are kept in columns: half of the time that rows take."""
-    schema = pa.schema(
-        [pa.field(name, kind, nullable=name in NULLS) for name, kind in COLUMNS],
-        metadata=encode(meta),
-    )
+    described = encode(meta)
+    schema = pa.schema([pa.field(name, kind, nullable=name in NULLS) for name, kind in COLUMNS], metadata=described)
     order = np.argsort(columns["seq_begin"], kind="stable")
     same = {name for name, values in columns.items() if _is_one_value(values)}
     with contextlib.ExitStack() as stack:
@@ -127,7 +124,8 @@ def write_columns(target: str | Path | BinaryIO, columns: Columns, meta: TraceMe
             some = {name: values[: len(rows)] if name in same else values[rows] for name, values in columns.items()}
             writer.write_table(_table(some, schema))
             ranges.append(group_range(some))
-        writer.add_key_value_metadata(encode_groups(ranges))
+        groups = encode_groups(ranges)
+        writer.add_key_value_metadata(groups | encode_checksum(described | groups))
 
 
 def _is_one_value(values: npt.NDArray[Any]) -> bool:

@@ -1,9 +1,11 @@
 """What a trace file says about itself: its schema's version, and how, where and how completely it was recorded.
 
-One JSON value per field of `TraceMeta`, under `eofrace.<field>`; the version is `eofrace.schema`.
+One JSON value per field of `TraceMeta`, under `eofrace.<field>`; the version is `eofrace.schema`. Parquet has checksums
+for its pages and none for these: `eofrace.checksum` is theirs.
 """
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field, fields
 from typing import Any
@@ -76,6 +78,7 @@ def decode(raw: Mapping[bytes, bytes]) -> TraceMeta:
     for name, value in values.items():
         if not _META_CHECKS[name](value):
             raise TraceError(f"eofrace.{name} in its metadata makes no sense: {short(value)}")
+    _check_checksum(raw)
     return TraceMeta(**{**values, "command": tuple(values["command"])})
 
 
@@ -127,6 +130,27 @@ def _is_range(*values: object) -> bool:
     *numbers, last_end, first_kind, last_kind = values
     texts = isinstance(first_kind, str) and isinstance(last_kind, str)
     return texts and all(map(_is_count, numbers)) and (last_end is None or _is_count(last_end))
+
+
+_CHECKSUM = "eofrace.checksum"
+
+
+def encode_checksum(described: Mapping[str, str]) -> dict[str, str]:
+    """The same for the checksum of all other pairs: it is against damage, not against whoever edits a trace."""
+    return {_CHECKSUM: json.dumps(_checksum({key.encode(): value.encode() for key, value in described.items()}))}
+
+
+def _checksum(raw: Mapping[bytes, bytes]) -> int:
+    """CRC-32 of our keys and their values, in the order of the keys, each as a netstring: `3:abc,`."""
+    ours = sorted(key for key in raw if key.startswith(b"eofrace.") and key != _CHECKSUM.encode())
+    return zlib.crc32(b"".join(b"%d:%s," % (len(text), text) for key in ours for text in (key, raw[key])))
+
+
+def _check_checksum(raw: Mapping[bytes, bytes]) -> None:
+    """Raise TraceError where the pairs are not those that were written. Who writes a trace need not add a checksum."""
+    text = raw.get(_CHECKSUM.encode())
+    if text is not None and _json("checksum", text) != _checksum(raw):
+        raise TraceError(f"its metadata are damaged: they do not fit {_CHECKSUM} (who edits them removes that key)")
 
 
 def _json(name: str, text: bytes) -> Any:

@@ -70,6 +70,8 @@ def trace() -> str:
             *meta,
             "| `eofrace.groups` | for each row group: rows, first and last `seq_begin`, last `seq_end`, smallest and"
             " largest `op`; for readers that skip what they need not read |",
+            "| `eofrace.checksum` | CRC-32 of the other `eofrace.*` keys and their values, in the order of the keys,"
+            " each text as a netstring (`3:abc,`); a trace without it is read unchecked |",
             "",
         ]
     )
