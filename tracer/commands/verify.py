@@ -128,7 +128,8 @@ Exit status: 0 every protecting strategy is confirmed, 1 one is unsafe or corrup
     "--output",
     "output",
     type=click.Path(path_type=Path),
-    help="Keep a trace of every cell (Parquet) and verify.json in this directory.",
+    help="Keep a trace of every cell (Parquet) and verify.json in this directory. They get there when the run has"
+    " ended, and replace those of an earlier run.",
 )
 @click.option("--json", "json_file", metavar="FILE", help="Write the result as JSON; - is stdout.")
 @click.option(

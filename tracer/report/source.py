@@ -83,7 +83,7 @@ def load(path: Path, told: Callable[[str], None] = lambda name: None) -> Source:
 
 
 def _verify(directory: Path, told: Callable[[str], None]) -> Source:
-    document = _document(directory / VERIFY)
+    document = document_of(directory / VERIFY)
     recordings = []
     for cell in document["cells"]:
         name = cell.get("name") or f"{cell['strategy']} x {cell['fallocate']}"
@@ -119,7 +119,7 @@ def _trace_of(directory: Path, cell: Mapping[str, Any]) -> Stored | None:
     return stored(directory / name)
 
 
-def _document(path: Path) -> Mapping[str, Any]:
+def document_of(path: Path) -> Mapping[str, Any]:
     """A verify.json whose fields, as far as they are used, are of the right types. Raises UsageError."""
     shown = printable(str(path))
     document = documents.read(path, MAX_BYTES)
