@@ -107,15 +107,30 @@ static inline int begin_in_submission_before(u64 kiocb, struct operation *op)
 	return -1;
 }
 
-/* Whether a kiocb that did not come to iomap while anybody looked is an asynchronous write to a file that may be traced. */
+/* Which interface an asynchronous kiocb comes from; 0: none that we know. */
+static inline u8 origin_before(u64 complete)
+{
+	if (complete == SYM_aio_complete_rw)
+		return OP_AIO_WRITE;
+	if (complete == SYM_io_complete_rw || complete == SYM_io_complete_rw_iopoll)
+		return OP_URING_WRITE;
+	return 0;
+}
+
+/* Whether a kiocb that did not come to iomap while anybody looked is an asynchronous write that is traced. */
 static inline int may_be_from_before(u64 kiocb)
 {
 	u8 what[KIOCB_HEAD] __attribute__((aligned(8)));
 	struct operation op = {};
+	u64 complete;
+	u8 kind;
 
 	READ(what, kiocb);
-	return PART(u32, what, OFF_kiocb_ki_flags) & IOCB_WRITE_BIT && PART(u64, what, OFF_kiocb_ki_complete) &&
-	       identify_inode(&op, FIELD(u64, PART(u64, what, OFF_kiocb_ki_filp), OFF_file_f_inode));
+	complete = PART(u64, what, OFF_kiocb_ki_complete);
+	kind = complete ? origin_before(complete) : 0;
+	return kind && PART(u32, what, OFF_kiocb_ki_flags) & IOCB_WRITE_BIT &&
+	       identify_inode(&op, FIELD(u64, PART(u64, what, OFF_kiocb_ki_filp), OFF_file_f_inode)) &&
+	       process_of(kiocb, kind) >= 0;
 }
 
 /* A kiocb completes that did not come to iomap while anybody looked; 0 if it is a write that is traced. */
@@ -130,11 +145,8 @@ static inline int write_from_before(u64 kiocb, s64 result, struct write *w)
 	if (!(PART(u32, what, OFF_kiocb_ki_flags) & IOCB_WRITE_BIT) || !complete)
 		return -1;	/* a synchronous one ends with its call */
 	__builtin_memset(w, 0, sizeof(*w));
-	if (complete == SYM_aio_complete_rw)
-		w->op.op = OP_AIO_WRITE;
-	else if (complete == SYM_io_complete_rw || complete == SYM_io_complete_rw_iopoll)
-		w->op.op = OP_URING_WRITE;
-	else
+	w->op.op = origin_before(complete);
+	if (!w->op.op)
 		return -1;
 	file = PART(u64, what, OFF_kiocb_ki_filp);
 	w->inode = FIELD(u64, file, OFF_file_f_inode);

@@ -28,7 +28,7 @@ static inline s64 named_offset(u64 address)
 	return offset;
 }
 
-/* Whether that ioctl clones; where to and how much. */
+/* Whether that ioctl clones; where to and how much. -1: it does, and its argument is not in memory. */
 static inline int clone_range(u32 command, u64 argument, s64 *offset, u64 *length)
 {
 	struct file_clone_range range = {};
@@ -36,8 +36,10 @@ static inline int clone_range(u32 command, u64 argument, s64 *offset, u64 *lengt
 
 	if (command == FICLONE)
 		range.src_fd = argument;
-	else if (command != FICLONERANGE || read_user(&range, sizeof(range), (void *)argument))
+	else if (command != FICLONERANGE)
 		return 0;
+	else if (read_user(&range, sizeof(range), (void *)argument))
+		return -1;
 	*offset = range.dest_offset;
 	*length = range.src_length;
 	if (!*length) {

@@ -76,7 +76,7 @@ static inline void fallocate_enter(struct call *call, u64 file, u32 mode, u8 whe
 	if (whence == SEEK_CUR)
 		offset += FIELD(s64, file, OFF_file_f_pos);
 	else if (whence == SEEK_END)
-		offset += call->op.size_begin;
+		offset += inode_size(call->inode);	/* also of one that had begun before: these keep the size */
 	call->op.flags = mode;
 	call->op.offset = offset;
 	call->op.length = length;

@@ -34,16 +34,20 @@ static inline int changes_data(u32 command)
 	return command == FICLONE || command == FICLONERANGE || space_mode(command, IOC_SPACE_COMPAT);
 }
 
-static inline void compat_enter(u32 fd)
+/* What a call changes on that file is not recorded. */
+static inline void lose_call(u32 fd, int why)
 {
 	struct operation op = {};
-	u64 file;
+	u64 file = file_of(fd);
 
-	if (!is_compat())
-		return;
-	file = file_of(fd);
 	if (file && identify(&op, FIELD(u64, file, OFF_file_f_inode)))
-		count_drop(DROP_COMPAT);
+		count_drop(why);
+}
+
+static inline void compat_enter(u32 fd)
+{
+	if (is_compat())
+		lose_call(fd, DROP_COMPAT);
 }
 
 /* flags: a write's RWF_*, a fallocate's mode; whence: what a fallocate's offset counts from. */
@@ -87,6 +91,7 @@ static inline int call_of_thread(struct bpf_raw_tracepoint_args *ctx, u64 nr, u8
 	struct submission *s;
 	u8 copies = 0;
 	u8 whence = 0;
+	int cloned;
 	u32 fd;
 
 	switch (nr) {
@@ -166,8 +171,11 @@ static inline int call_of_thread(struct bpf_raw_tracepoint_args *ctx, u64 nr, u8
 	case NR_ioctl:
 		flags = space_mode(SYSCALL_ARG(regs, 1), IOC_SPACE);
 		if (flags) {
-			if (read_user(&space, sizeof(space), (void *)SYSCALL_ARG(regs, 2)))
+			if (read_user(&space, sizeof(space), (void *)SYSCALL_ARG(regs, 2)) ||
+			    (before && space.whence == SEEK_CUR)) {
+				lose_call(SYSCALL_ARG(regs, 0), DROP_PLACE);
 				return 0;
+			}
 			kind = OP_FALLOCATE;
 			whence = space.whence;
 			offset = space.start;
@@ -175,7 +183,10 @@ static inline int call_of_thread(struct bpf_raw_tracepoint_args *ctx, u64 nr, u8
 			break;
 		}
 		copies = COPY_WHOLE;
-		if (!clone_range(SYSCALL_ARG(regs, 1), SYSCALL_ARG(regs, 2), &offset, &length))
+		cloned = clone_range(SYSCALL_ARG(regs, 1), SYSCALL_ARG(regs, 2), &offset, &length);
+		if (cloned < 0)
+			lose_call(SYSCALL_ARG(regs, 0), DROP_PLACE);
+		if (cloned <= 0)
 			return 0;
 		break;
 	case IA32_write:

@@ -284,7 +284,7 @@ class Probes:
         table = self._program["drops"]
         lost = {name: int(table.sum(ctypes.c_int(i)).value) for i, name in enumerate(DROP_KINDS)}
         self._skipped = max(self._skipped, self._count_skipped())
-        return lost | {"program skipped": self._skipped - self._skipped_before}
+        return lost | {"program skipped": max(self._skipped - self._skipped_before, 0)}
 
     def _count_skipped(self) -> int:
         """May be too large by what happens meanwhile, if it happens all the time, never too small."""
@@ -320,7 +320,7 @@ class Probes:
 
     def _start(self) -> None:
         """From now on operations may be seen: what had begun before has the numbers below."""
-        self._skipped_before = self._count_skipped()
+        self._skipped_before = min(self._count_skipped() for _ in range(2))
         self._attached = time.monotonic_ns()
         self._program["sequence"][ctypes.c_int(0)] = ctypes.c_uint64(2 * BEFORE_NUMBERS)
         table = self._program["before_all"]

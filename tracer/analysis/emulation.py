@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from tracer.analysis.columns import Columns
 from tracer.analysis.overlaps import (
+    FOREVER,
     I64,
     MAX_BYTE,
     U64,
@@ -71,31 +72,43 @@ class Effects:
     """Of a fallocate, `Shortening.until`; else 0."""
 
 
+Inode = tuple[int, int]
+"""st_dev, inode."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shortening:
-    """The operations of a trace that may make their file shorter on purpose: truncates that are no step of an emulated
-    fallocate, collapse ranges.
+    """The operations of a trace that may make their file shorter on purpose: truncates that are
+    no step of an emulated fallocate, and collapse ranges. Of files with fallocates that set a size: others need none.
     """
 
-    files: dict[tuple[int, int], tuple[U64, U64]]
-    """(st_dev, inode) -> their begins (n,), rising; and (n + 1,) until when the first 0, 1, ... of them went on."""
+    files: dict[Inode, tuple[U64, U64]]
+    """Their begins (n,), rising; and (n + 1,) until when the first 0, 1, ... of them went on."""
+    is_known: bool = True
+    """False: nobody has looked for them, so that there may be one all the time."""
 
     @classmethod
-    def of(cls, ops: Mapping[str, npt.NDArray[Any]] | Operations, is_step: npt.NDArray[np.bool_]) -> "Shortening":
-        """Those among ops (n,). Reads `COLUMNS`."""
-        collapses = (ops["op"] == Op.FALLOCATE) & ((ops["flags"] & FALLOC_FL_COLLAPSE_RANGE) != 0)
-        at = np.flatnonzero(((ops["op"] == Op.TRUNCATE) & ~is_step | collapses) & ((ops["result"] == 0) | ~ended(ops)))
-        at = at[np.lexsort((ops["seq_begin"][at], ops["ino"][at], ops["dev"][at]))]
+    def of(
+        cls,
+        ops: Mapping[str, npt.NDArray[Any]] | Operations,
+        is_step: npt.NDArray[np.bool_],
+        files: Collection[Inode],
+    ) -> "Shortening":
+        """Those on some files among ops (n,). Reads `SHORTENING_COLUMNS`."""
+        at = np.flatnonzero(_shortens(ops) & ~is_step & ((ops["result"] == 0) | ~ended(ops)))
+        at = at[np.argsort(ops["seq_begin"][at], kind="stable")]
         begins, ends = ops["seq_begin"][at], sequence_ends(ops)[at]
-        return cls({file: (begins[rows], _so_far(ends[rows])) for file, rows in _by_file(ops, at)})
+        return cls({file: (begins[rows], _so_far(ends[rows])) for file, rows in _by_file(ops, at) if file in files})
 
     def until(self, ops: Mapping[str, npt.NDArray[Any]] | Operations) -> U64:
         """When the last of those ended that began before each operation (n,) did, if that is a fallocate: 0, none."""
-        found = np.zeros(len(ops["op"]), np.uint64)
+        ends = sequence_ends(ops)
+        if not self.is_known:
+            return np.full(len(ends), FOREVER)
+        found = np.zeros(len(ends), np.uint64)
         if not self.files:
             return found
         at = np.flatnonzero(among(ops["op"], (Op.FALLOCATE,)))
-        ends = sequence_ends(ops)
         for file, rows in _by_file(ops, at):
             if file in self.files:
                 begins, until = self.files[file]
@@ -107,9 +120,20 @@ SHORTENING_COLUMNS = ("op", "dev", "ino", "seq_begin", "seq_end", "flags", "resu
 """Columns of a trace from which `Shortening` is made."""
 
 
+def _shortens(ops: Mapping[str, npt.NDArray[Any]] | Operations) -> npt.NDArray[np.bool_]:
+    collapses = (ops["op"] == Op.FALLOCATE) & ((ops["flags"] & FALLOC_FL_COLLAPSE_RANGE) != 0)
+    return np.asarray((ops["op"] == Op.TRUNCATE) | collapses)
+
+
+def _sizing_files(ops: Mapping[str, npt.NDArray[Any]] | Operations) -> set[Inode]:
+    """Files with fallocates that may set their size. Reads op, flags, dev, ino."""
+    at = np.flatnonzero((ops["op"] == Op.FALLOCATE) & ((ops["flags"] & FALLOC_FL_KEEP_SIZE) == 0))
+    return {file for file, _ in _by_file(ops, at)}
+
+
 def _by_file(
     ops: Mapping[str, npt.NDArray[Any]] | Operations, at: npt.NDArray[np.int64]
-) -> Iterator[tuple[tuple[int, int], npt.NDArray[np.int64]]]:
+) -> Iterator[tuple[Inode, npt.NDArray[np.int64]]]:
     """Each file of the operations `at` (k,), and which of those are on it, in their order."""
     if not len(at):
         return
@@ -134,7 +158,7 @@ def effects(ops: Operations) -> Effects:
         **{name: _alone(name, ops, count) for name in ("is_step", *(field for field, _ in DERIVED.values()))}
     )
     _find_steps(ops, result)
-    result.shortened_until[:] = Shortening.of(ops, result.is_step).until(ops)
+    result.shortened_until[:] = Shortening.of(ops, result.is_step, _sizing_files(ops)).until(ops)
     return result
 
 
@@ -173,9 +197,9 @@ def resolved(ops: Operations) -> Columns:
 
 @dataclass(frozen=True, slots=True)
 class Emulated:
-    """What has to be known of a trace on disk before any part of it is analysed: its emulated fallocates.
-
-    They are the work of the driver under test, some thousands in a run of `verify`, and all held in memory.
+    """What has to be known of a trace on disk before any part of it is analysed, and is held in memory: its emulated
+    fallocates, the work of the driver under test, some thousands in a run of `verify`; and what shortens a file that is
+    extended by fallocates.
     """
 
     rows: I64
@@ -226,23 +250,26 @@ def emulated(trace: Stored) -> Emulated:
 
 def _shortening(trace: Stored, steps: I64) -> Shortening:
     """Of a trace on disk; reads row groups only if there are fallocates. steps: row numbers of those to leave out."""
-    parts: list[dict[str, npt.NDArray[Any]]] = []
-    if not any(group.may_hold(Op.FALLOCATE) for group in trace.groups):
-        return Shortening({})
+    files: set[Inode] = set()
     for group in trace.groups:
+        if group.may_hold(Op.FALLOCATE):
+            files |= _sizing_files(trace.read(group, ("op", "flags", "dev", "ino"), check=False))
+    found = Shortening({})
+    parts: list[dict[str, npt.NDArray[Any]]] = []
+    for group in trace.groups if files else ():
         if not group.may_hold(Op.TRUNCATE) and not group.may_hold(Op.FALLOCATE):
             continue
-        kinds = trace.read(group, ("op", "flags"), check=False)
-        collapses = (kinds["op"] == Op.FALLOCATE) & ((kinds["flags"] & FALLOC_FL_COLLAPSE_RANGE) != 0)
-        at = np.flatnonzero((kinds["op"] == Op.TRUNCATE) | collapses)
+        ops = trace.read(group, ("op", "flags", "dev", "ino"), check=False)
+        at = np.flatnonzero(_shortens(ops))
         at = at[~np.isin((group.number << GROUP_SHIFT) + at, steps)]
-        if len(at):
-            ops = trace.read(group, SHORTENING_COLUMNS)
-            parts.append({name: ops[name][at] for name in SHORTENING_COLUMNS})
-    if not parts:
-        return Shortening({})
-    ops = {name: np.concatenate([part[name] for part in parts]) for name in SHORTENING_COLUMNS}
-    return Shortening.of(ops, np.zeros(len(ops["op"]), np.bool_))
+        rows = [at[those] for file, those in _by_file(ops, at) if file in files]
+        if rows:
+            ops, chosen = trace.read(group, SHORTENING_COLUMNS), np.concatenate(rows)
+            parts.append({name: ops[name][chosen] for name in SHORTENING_COLUMNS})
+    if parts:
+        ops = {name: np.concatenate([part[name] for part in parts]) for name in SHORTENING_COLUMNS}
+        found = Shortening.of(ops, np.zeros(len(ops["op"]), np.bool_), files)
+    return found
 
 
 def _alone(field: str, ops: Mapping[str, npt.NDArray[Any]] | Operations, count: int) -> npt.NDArray[Any]:

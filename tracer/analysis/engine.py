@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tracer.analysis import shares
-from tracer.analysis.emulation import emulated
+from tracer.analysis.emulation import Shortening, emulated
 from tracer.analysis.findings import Findings
 from tracer.analysis.hazards import Analysis, Hazard, conclude, hazards_of
 from tracer.analysis.rules import PairRule, Rule
@@ -70,12 +70,13 @@ def analyse_stored(
 def first_look(path: Path, rules: Sequence[Rule]) -> tuple[Stored, News] | None:
     """What is dangerous in the first row group of a trace, which takes a moment however long it is.
 
-    Pairs are what they are, whatever else is in the trace. What is wrong with the trace is left to those who read it.
+    Pairs are what they are, whatever else is in the trace; what may explain a loss is taken to be there. What is wrong
+    with the trace is left to those who read it.
     """
     try:
         trace = stored((parts(path) if path.is_dir() else (path,))[0])
         trace = replace(trace, groups=trace.groups[:1])
-        steps = emulated(trace)
+        steps = replace(emulated(trace), shortening=Shortening({}, is_known=False))
         if not len(trace.groups) or len(steps.rows):
             return None
         pair_rules = tuple(rule for rule in rules if isinstance(rule, PairRule))

@@ -101,7 +101,7 @@ class Paths:
         """What the user's names no longer are the names of, but of other files, as gaps."""
         return {
             f"{printable(path)} since it was replaced": (
-                "it is another file now, and the one that was there at the begin was followed: run this again, "
+                "it is another file now, as far as can be seen, and the one of the begin was followed: run this again, "
                 "or follow the processes that write to it (-p, --comm)"
             )
             for path, is_same in self._are_same()
@@ -117,13 +117,15 @@ class Paths:
         ]
 
     def _are_same(self) -> Iterator[tuple[str, bool | None]]:
-        """Each of the user's names, and whether it still is that of the file that was opened; None: of none."""
+        """Each of the user's names, and whether it is seen to be that of the file that was opened; None: of none."""
         for path, descriptor in self._opened.items():
             try:
                 # Both now: what number a file has may change while it is open (overlayfs, which copies it up).
                 yield path, os.path.samestat(os.stat(path), os.fstat(descriptor))
-            except OSError:
+            except (FileNotFoundError, NotADirectoryError):
                 yield path, None
+            except OSError:  # nobody knows
+                yield path, False
 
     def kind(self, dev: int) -> str | None:
         """The file system of a device, None where it is not mounted here."""

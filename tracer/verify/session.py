@@ -69,11 +69,11 @@ class Session:
         earlier = earlier_traces(output)
         # It says nothing of the traces that take the place of those that it lists.
         (output / VERIFY).unlink(missing_ok=True)
-        self._traces.close()
         mine = {cell["trace"] for cell in document["cells"]}
         for path in earlier:
             if str(path) not in mine:
                 path.unlink(missing_ok=True)
+        self._traces.close()
         write_text(output / VERIFY, json_text(document))
         if earlier and not self._quiet:
             count = "1 trace" if len(earlier) == 1 else f"{len(earlier)} traces"

@@ -69,6 +69,8 @@ def shortened_until(ops: Operations, fallocate: np.void, is_step: list[int]) -> 
         return 0
     end = fallocate["seq_end"] or 2**64 - 1
     ends = [0]
+    if not any(row["op"] == Op.FALLOCATE and not row["flags"] & 1 and row["ino"] == fallocate["ino"] for row in ops):
+        return 0
     for row, step in zip(ops, is_step, strict=True):
         truncates = row["op"] == Op.TRUNCATE and not step
         collapses = row["op"] == Op.FALLOCATE and row["flags"] & 0x08

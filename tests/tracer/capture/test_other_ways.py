@@ -144,6 +144,29 @@ def test_ioctls_that_are_fallocates(scratch: Scratch, tmp_path: Path) -> None:
     assert (lost(captured), captured.status) == ({}, Status.OK)
 
 
+UNTOUCHED = """
+import ctypes, fcntl, mmap, os, struct, sys
+file, words = os.open(sys.argv[1], os.O_RDWR), os.open(sys.argv[1] + ".words", os.O_RDWR | os.O_CREAT)
+os.write(words, struct.pack("hhxxxxqqiI16x", 0, 0, 0, 4096, 0, 0))
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+for command in (0x40305839, 0x4020940D, 0x5421):
+    address = libc.mmap(None, 4096, mmap.PROT_READ, mmap.MAP_PRIVATE, words, ctypes.c_long(0))
+    libc.ioctl(file, ctypes.c_ulong(command), ctypes.c_void_p(address))
+assert open(sys.argv[1], "rb").read() == bytes(4096)
+"""
+
+
+def test_an_ioctl_whose_argument_cannot_be_read_is_counted(tmp_path: Path) -> None:
+    """It is in a page that the process has not touched yet; the kernel's copy_from_user() fetches it."""
+    with loop_scratch("ext4", 320 << 20, default_directory()) as scratch:
+        path = scratch.path / "f"
+        path.write_bytes(b"a" * 4096)
+        captured, ops = recorded(tmp_path, UNTOUCHED, path)
+        assert rows(ops, path) == []
+    assert (lost(captured), captured.status) == ({"place not known": 2}, Status.INCONCLUSIVE)
+
+
 TRUNCATIONS = """
 import os, sys
 for size in (100, 8192, 8192, 0):
