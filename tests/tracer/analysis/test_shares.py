@@ -11,8 +11,8 @@ from tests.tracer.analysis.parted import Shape, many, saved
 from tests.tracer.analysis.test_sweep import EndedBefore, Meet
 from tracer.analysis import shares, stream
 from tracer.analysis.emulation import emulated, resolved
-from tracer.analysis.engine import examples, first_look
-from tracer.analysis.rules import Rule, named
+from tracer.analysis.engine import analyse_stored, examples, first_look, one_after_the_other
+from tracer.analysis.rules import Outcome, Rule, named
 from tracer.analysis.shares import Done, News, Task, tasks
 from tracer.analysis.stream import Window, _sorted, carried, stretches
 from tracer.analysis.sweep import Found, Share
@@ -171,3 +171,15 @@ def test_pairs_are_folded_many_at_a_time_but_for_the_first(monkeypatch: pytest.M
         waiting.append(folded._count)
     assert news == [1, 0, 0, 0, 0, 0, 0]
     assert waiting == [0, 2, 4, 0, 2, 4, 0]
+
+
+def test_the_first_look_tells_no_loss_that_the_rest_may_explain(tmp_path: Path) -> None:
+    """By the size that is left a write is lost, unless a truncate that is in a later row group has cut it off."""
+    rule = named("post-eof-fallocate")
+    whole = saved(tmp_path / "t", rule.example.operations(), Shape((0, 0), 0, 100, True))
+    met = first_look(whole.path, [rule])
+    assert met is not None
+    (hazard,) = examples([rule], met[1])
+    assert (hazard.outcome, hazard.counts.lost) == (Outcome.EXPOSED, 0)
+    (analysis,) = analyse_stored([whole], [rule], 1, one_after_the_other)
+    assert analysis.counts[rule.id].lost == 1
