@@ -1,7 +1,5 @@
 """What rules ask of the operations on the two sides of a pair, vectorised over n operations or k pairs."""
 
-import errno
-
 import numpy as np
 import numpy.typing as npt
 
@@ -10,9 +8,6 @@ from tracer.analysis.overlaps import I64, ended, range_ends, was_seen
 from tracer.operations import DIRECT_WRITES, WRITES, Operations, among
 
 Mask = npt.NDArray[np.bool_]
-
-_HALF_DONE = errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EINTR, errno.ENOMEM
-"""Errors that come in the middle of the work: with others, what was asked for is refused before."""
 
 
 def data_writes(ops: Operations | Columns) -> Mask:
@@ -31,11 +26,10 @@ def took_place(ops: Operations | Columns) -> Mask:
 
 
 def may_have_changed_data(fallocates: Operations | Columns) -> Mask:
-    """Which fallocates of (n,) took place, or failed with a part done: XFS, for one, zeroes a range by freeing it first
-    (xfs_file_fallocate()), and then may find no space. Reads result, t_effect.
+    """Which fallocates of (n,) took place, still may, or failed after XFS was seen to begin: it zeroes a range by freeing
+    it first (xfs_file_fallocate()), and then may find no space. Reads result, t_effect.
     """
-    half_done = np.isin(fallocates["result"], [-error for error in _HALF_DONE]) | was_seen(fallocates["t_effect"])
-    return np.asarray(took_place(fallocates) | half_done)
+    return np.asarray(took_place(fallocates) | was_seen(fallocates["t_effect"]))
 
 
 def acknowledged(writes: Columns) -> Mask:

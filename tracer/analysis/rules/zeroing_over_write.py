@@ -47,8 +47,8 @@ class ZeroingOverWrite(PairRule):
         Nobody who wants to keep what he writes asks for its removal at the same time, and who wants it gone need not
         write it. To zero or to punch what was written and acknowledged before is what discards and log rotation do all
         the time, and is no pair: the fallocate has to begin before the write was acknowledged. Neither is a plain
-        fallocate, which leaves data alone, nor one whose bytes the write does not touch. One that fails half-way, for
-        want of space, say, may have freed what it was to zero by then, and counts.
+        fallocate, which leaves data alone, nor one whose bytes the write does not touch. One that fails, for want
+        of space, say, counts if XFS was seen to begin: it frees what it is to zero first.
     """)
     lost = prose("""
         The write was acknowledged, and XFS was seen to begin to free or zero the blocks, with all writers locked out,
