@@ -26,8 +26,8 @@ def took_place(ops: Operations | Columns) -> Mask:
 
 
 def may_have_changed_data(fallocates: Operations | Columns) -> Mask:
-    """Which fallocates of (n,) took place, still may, or failed after XFS was seen to begin: it zeroes a range by freeing
-    it first (xfs_file_fallocate()), and then may find no space. Reads result, t_effect.
+    """Which fallocates of (n,) took place, still may, or failed after XFS was seen to begin: it frees a range before it
+    zeroes it (xfs_file_fallocate()), and then may find no space. Reads result, t_effect.
     """
     return np.asarray(took_place(fallocates) | was_seen(fallocates["t_effect"]))
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tracer import attach, heap, interrupts, trace
+from tracer import attach, interrupts, trace
 from tracer.analysis.hazards import OTHER_PROCESSES, Analysis, analyse
 from tracer.attach import Probes
 from tracer.capture import mappings, processes
@@ -33,8 +33,6 @@ _DEEP = ("xfs", "ext4", "btrfs")
 _MAX_WORDS, _MAX_WORD = 256, 1024
 """Words of the command line that a trace keeps, and characters of each."""
 
-_KEPT = 64 << 20
-"""Bytes of the heap that are not given back meanwhile: copies out of the ring, and what a part is made of."""
 _TURN = 0.1
 """Seconds between two looks at the ring."""
 _LOOK = 1.0
@@ -71,7 +69,6 @@ def capture(options: Options, progress: Progress, recording: Callable[[], None] 
     options.check()
     if options.output is not None and not options.rotates:
         check_writable(options.output)
-    heap.keep_freed(_KEPT)
     with contextlib.ExitStack() as stack:
         probes = stack.enter_context(attach.attach(options.ring_bytes, options.mechanism, options.selection))
         recorder = stack.enter_context(Recorder(probes))
