@@ -104,9 +104,9 @@ class ZeroingOverWrite(PairRule):
         """Pairs that have a byte in common."""
         common = (first["offset"] < ends(second)) & (second["offset"] < _displaced_ends(first))
         known = was_seen(first["t_effect"])
-        wiped = known & acknowledged(second) & (in_effect_by(second) <= first["t_effect"])
-        wiped &= took_place(first) & _takes_away(first, second)
-        stands = known & (first["t_effect"] <= second["t_begin"])
+        came_last = known & acknowledged(second) & (in_effect_by(second) <= first["t_effect"])
+        wiped = came_last & took_place(first) & _takes_away(first, second)
+        stands = known & (first["t_effect"] <= second["t_begin"]) & ~came_last
         outcome = np.where(wiped, Outcome.LOST, np.where(stands, Outcome.KERNEL_SERIALISED, Outcome.EXPOSED))
         return np.where(common, outcome, 0).astype(np.uint8)
 
