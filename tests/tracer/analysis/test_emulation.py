@@ -72,11 +72,11 @@ def shortened_until(ops: Operations, fallocate: np.void, is_step: list[int]) -> 
     if not any(row["op"] == Op.FALLOCATE and not row["flags"] & 1 and row["ino"] == fallocate["ino"] for row in ops):
         return 0
     for row, step in zip(ops, is_step, strict=True):
-        truncates = row["op"] == Op.TRUNCATE and not step
+        truncates = row["op"] == Op.TRUNCATE
         collapses = row["op"] == Op.FALLOCATE and row["flags"] & 0x08
         done = row["result"] == 0 or not row["seq_end"]
         same = row["dev"] == fallocate["dev"] and row["ino"] == fallocate["ino"]
-        if (truncates or collapses) and done and same and row["seq_begin"] < end:
+        if (truncates or collapses) and not step and done and same and row["seq_begin"] < end:
             ends.append(int(row["seq_end"]) or 2**64 - 1)
     return max(ends)
 

@@ -333,7 +333,8 @@ def oracle(ops: Operations) -> list[tuple[int, int, Outcome]]:
                 t
                 for t in rows
                 if f["op"] == Op.FALLOCATE
-                and ((t["op"] == Op.TRUNCATE and id(t) not in steps) or (t["op"] == Op.FALLOCATE and t["flags"] & 8))
+                and (t["op"] == Op.TRUNCATE or (t["op"] == Op.FALLOCATE and t["flags"] & 8))
+                and id(t) not in steps
                 and (t["result"] == 0 or t["open"])
                 and t["ino"] == f["ino"]
                 and t["seq_begin"] < f["close"]
