@@ -107,54 +107,43 @@ static inline int begin_in_submission_before(u64 kiocb, struct operation *op)
 	return -1;
 }
 
-/* Which interface an asynchronous kiocb comes from; 0: none that we know. */
-static inline u8 origin_before(u64 complete)
+/*
+ * A kiocb completes that did not come to iomap while anybody looked. If it is an asynchronous
+ * write that is traced: whose it is, as process_of() has it, with its kind and file in op;
+ * -1 if not. A synchronous one ends with its call.
+ */
+static inline s64 traced_from_before(u64 kiocb, u8 *what, struct operation *op)
 {
-	if (complete == SYM_aio_complete_rw)
-		return OP_AIO_WRITE;
-	if (complete == SYM_io_complete_rw || complete == SYM_io_complete_rw_iopoll)
-		return OP_URING_WRITE;
-	return 0;
+	bpf_probe_read_kernel(what, KIOCB_HEAD, (void *)kiocb);
+	op->op = origin_by_hearer(PART(u64, what, OFF_kiocb_ki_complete));
+	if (!op->op || !(PART(u32, what, OFF_kiocb_ki_flags) & IOCB_WRITE_BIT))
+		return -1;
+	if (!identify_inode(op, FIELD(u64, PART(u64, what, OFF_kiocb_ki_filp), OFF_file_f_inode)))
+		return -1;
+	return process_of(kiocb, op->op);
 }
 
-/* Whether a kiocb that did not come to iomap while anybody looked is an asynchronous write that is traced. */
 static inline int may_be_from_before(u64 kiocb)
 {
 	u8 what[KIOCB_HEAD] __attribute__((aligned(8)));
 	struct operation op = {};
-	u64 complete;
-	u8 kind;
 
-	READ(what, kiocb);
-	complete = PART(u64, what, OFF_kiocb_ki_complete);
-	kind = complete ? origin_before(complete) : 0;
-	return kind && PART(u32, what, OFF_kiocb_ki_flags) & IOCB_WRITE_BIT &&
-	       identify_inode(&op, FIELD(u64, PART(u64, what, OFF_kiocb_ki_filp), OFF_file_f_inode)) &&
-	       process_of(kiocb, kind) >= 0;
+	return traced_from_before(kiocb, what, &op) >= 0;
 }
 
-/* A kiocb completes that did not come to iomap while anybody looked; 0 if it is a write that is traced. */
+/* The same as an operation that has ended but for its result; 0 if it is traced. */
 static inline int write_from_before(u64 kiocb, s64 result, struct write *w)
 {
 	u8 what[KIOCB_HEAD] __attribute__((aligned(8)));
-	u64 complete, file;
 	s64 process;
+	u64 file;
 
-	READ(what, kiocb);
-	complete = PART(u64, what, OFF_kiocb_ki_complete);
-	if (!(PART(u32, what, OFF_kiocb_ki_flags) & IOCB_WRITE_BIT) || !complete)
-		return -1;	/* a synchronous one ends with its call */
 	__builtin_memset(w, 0, sizeof(*w));
-	w->op.op = origin_before(complete);
-	if (!w->op.op)
+	process = traced_from_before(kiocb, what, &w->op);
+	if (process < 0)
 		return -1;
 	file = PART(u64, what, OFF_kiocb_ki_filp);
 	w->inode = FIELD(u64, file, OFF_file_f_inode);
-	if (!identify_inode(&w->op, w->inode))
-		return -1;
-	process = process_of(kiocb, w->op.op);
-	if (process < 0)
-		return -1;
 	if ((w->op.op != OP_AIO_WRITE || begin_in_submission_before(kiocb, &w->op)) && begin_before(&w->op))
 		return -1;
 	w->op.size_begin = NONE_SIZE;

@@ -184,18 +184,25 @@ static inline void end_failed(u64 kiocb, u64 seq, s64 result)
 	end_write(kiocb, w, result != NONE_RESULT ? result : w->tried);
 }
 
-/* Which interface a kiocb comes from: whoever wants to hear of its completion. */
-static inline u8 origin(u64 complete, struct submission *s)
+/* Which interface a kiocb comes from by whoever wants to hear of its completion; 0: that does not tell. */
+static inline u8 origin_by_hearer(u64 complete)
 {
 	if (!complete)
-		return OP_DIRECT_WRITE;
+		return 0;
 	if (complete == SYM_aio_complete_rw)
 		return OP_AIO_WRITE;
 	if (complete == SYM_io_complete_rw || complete == SYM_io_complete_rw_iopoll)
 		return OP_URING_WRITE;
-	if (!SYM_aio_complete_rw && s)
-		return s->kind;
-	return OP_DIRECT_WRITE;
+	return 0;
+}
+
+static inline u8 origin(u64 complete, struct submission *s)
+{
+	u8 known = origin_by_hearer(complete);
+
+	if (known)
+		return known;
+	return complete && !SYM_aio_complete_rw && s ? s->kind : OP_DIRECT_WRITE;
 }
 
 /* What the user calls it, and of io_submit the iocb: the first two members of struct io_event ki_res. */

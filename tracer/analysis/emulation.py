@@ -29,6 +29,7 @@ from tracer.analysis.overlaps import (
     sequence_ends,
     was_seen,
 )
+from tracer.analysis.sides import took_place
 from tracer.operations import (
     FALLOC_FL_COLLAPSE_RANGE,
     FALLOC_FL_INSERT_RANGE,
@@ -95,7 +96,7 @@ class Shortening:
         files: Collection[Inode],
     ) -> "Shortening":
         """Those on some files among ops (n,). Reads `SHORTENING_COLUMNS`."""
-        at = np.flatnonzero(_shortens(ops) & ~is_step & ((ops["result"] == 0) | ~ended(ops)))
+        at = np.flatnonzero(_shortens(ops) & ~is_step & took_place(ops))
         at = at[np.argsort(ops["seq_begin"][at], kind="stable")]
         begins, ends = ops["seq_begin"][at], sequence_ends(ops)[at]
         return cls({file: (begins[rows], _so_far(ends[rows])) for file, rows in _by_file(ops, at) if file in files})

@@ -1,5 +1,8 @@
 """What rules ask of the operations on the two sides of a pair, vectorised over n operations or k pairs."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -20,7 +23,7 @@ def direct_data_writes(ops: Columns) -> Mask:
     return data_writes(ops) & among(ops["op"], DIRECT_WRITES)
 
 
-def took_place(ops: Operations | Columns) -> Mask:
+def took_place(ops: Operations | Columns | Mapping[str, npt.NDArray[Any]]) -> Mask:
     """Which fallocates or truncates of ops (n,) succeeded, or still may. Reads result."""
     return np.asarray((ops["result"] == 0) | ~ended(ops))
 
