@@ -8,7 +8,7 @@ import numpy as np
 
 from tracer import trace
 from tracer.capture.parts import Directory
-from tracer.operations import NONE_SIZE, OPERATION, Op, Operations
+from tracer.operations import NONE_SIZE, OPERATION, Op, Operations, in_columns
 from tracer.trace import TraceMeta
 
 FILES = 64
@@ -28,7 +28,7 @@ def record(path: Path, count: int, seed: int) -> None:
     """Write a trace of `count` operations, a directory of parts. The sequence number 1 is left free."""
     directory = Directory(path, 200_000, lambda: TraceMeta(seed=seed))
     for ended in _ended(count, seed):
-        directory.add(ended, 0)
+        directory.add(in_columns(ended), 0)
     directory.close()
 
 

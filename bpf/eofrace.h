@@ -300,13 +300,22 @@ BPF_PERCPU_ARRAY(noted, struct noted, NOTED_SLOTS);	/* by inode number: whose na
 
 #define barrier()	asm volatile("" : : : "memory")
 
-#define NO_WAKEUP	1	/* BPF_RB_NO_WAKEUP: the reader polls */
+#define RING_WAITING	0	/* BPF_RB_AVAIL_DATA: bytes that wait for the reader */
+#define NO_WAKEUP	1	/* BPF_RB_NO_WAKEUP */
+#define WAKEUP		2	/* BPF_RB_FORCE_WAKEUP */
 
 /*
  * bpf_probe_read_user(), by its number: bcc looks up whether the kernel has a helper of that
  * name, for which it reads all of /proc/kallsyms, and that takes as long as to compile the rest.
  */
 static long (*read_user)(void *to, u32 size, const void *from) = (void *)BPF_FUNC_probe_read_user;
+
+/*
+ * Bytes in a ring that wait for the reader. bcc has no map.ringbuf_query() yet; it makes
+ * map.ringbuf_reserve(n), which is not called here, this with n for what is asked.
+ */
+static u64 (*ring_query)(void *map, u64 what) = (void *)BPF_FUNC_ringbuf_query;
+#define bpf_ringbuf_reserve(map, what, flags)	ring_query(map, what)
 
 #define FIELD(type, base, off) ({						\
 	type _value = 0;							\
@@ -664,10 +673,12 @@ static inline void begin_now(struct operation *op)
 	op->t_begin = bpf_ktime_get_ns();
 }
 
-/* Let an operation leave the kernel. */
+/* Let an operation leave the kernel. The reader looks when it likes; if the ring gets full meanwhile, it is woken. */
 static inline void submit(struct operation *op)
 {
-	if (ring.ringbuf_output(op, sizeof(*op), NO_WAKEUP))
+	u64 waiting = (u64)ring.ringbuf_reserve(RING_WAITING);
+
+	if (ring.ringbuf_output(op, sizeof(*op), waiting < RING_BYTES / 4 ? NO_WAKEUP : WAKEUP))
 		count_drop(DROP_RING);
 }
 

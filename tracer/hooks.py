@@ -374,6 +374,7 @@ def macros(
     refs = "file.f_count" if counted_from_1 else "file.f_ref.refcnt"
     values |= {"OFF_file_refs": btf.offsets(info, [refs])[refs], "FILE_ONE_REF": int(counted_from_1)}
     values["RING_PAGES"] = ring_bytes // mmap.PAGESIZE
+    values["RING_BYTES"] = ring_bytes
     return values | {
         "PAGE_SIZE": mmap.PAGESIZE,
         "RECORD_BYTES": record_bytes,

@@ -9,7 +9,8 @@ decided by these numbers, never by clocks of different CPUs.
 """
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -100,3 +101,19 @@ OPERATION = np.dtype(
 
 Operations = npt.NDArray[np.void]
 """Structured array of `OPERATION`."""
+
+Columns = Mapping[str, npt.NDArray[Any]]
+"""The same operations, a field behind the other: fields of `OPERATION` -> values (n,)."""
+
+
+def in_columns(ops: Operations) -> Columns:
+    """Operations (n,) as columns, where they lie."""
+    return {name: ops[name] for name in OPERATION.names or ()}
+
+
+def in_rows(columns: Columns) -> Operations:
+    """Columns as operations (n,), copied."""
+    ops = np.empty(len(columns["op"]), OPERATION)
+    for name, values in columns.items():
+        ops[name] = values
+    return ops

@@ -8,7 +8,6 @@ is wrong ends as one TraceError that names the file; what this module returns ca
 """
 
 import contextlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tracer.errors import TraceError
-from tracer.operations import OPERATION, Op, Operations
+from tracer.operations import OPERATION, Columns, Op, Operations, in_columns
 from tracer.output import atomic_output
 from tracer.report.escape import printable
 from tracer.stored import PART, Stored, stored, stored_file
@@ -81,10 +80,6 @@ def as_dict(operation: np.void) -> dict[str, Any]:
     return row
 
 
-Columns = Mapping[str, npt.NDArray[Any]]
-"""Fields of OPERATION -> values (n,): the same operations, a field behind the other."""
-
-
 def write(target: str | Path | BinaryIO, ops: Operations, meta: TraceMeta) -> None:
     """Write ops (n,) of OPERATION, in any order, and what has to be known of them, to a path or a binary file.
 
@@ -94,7 +89,7 @@ def write(target: str | Path | BinaryIO, ops: Operations, meta: TraceMeta) -> No
     """
     if ops.dtype != OPERATION or ops.ndim != 1:
         raise ValueError(f"not a one-dimensional array of OPERATION: {ops.dtype}")
-    write_columns(target, {name: ops[name] for name, _ in COLUMNS}, meta)
+    write_columns(target, in_columns(ops), meta)
 
 
 def write_columns(target: str | Path | BinaryIO, columns: Columns, meta: TraceMeta, *, durable: bool = True) -> None:

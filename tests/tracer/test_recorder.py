@@ -35,6 +35,7 @@ from tracer.recorder import Recorder
 pytestmark = pytest.mark.root
 
 KIB, MIB = 1 << 10, 1 << 20
+SLOT_BYTES = 8 + attach.RECORD_BYTES
 FS_IOC_SETFLAGS, FS_NOCOW_FL = 0x40086602, 0x00800000
 RWF_NOWAIT = 8
 FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
@@ -315,6 +316,25 @@ def test_overflow_is_counted_exactly(traceable: None, xfs: scratch.Scratch) -> N
                     os.ftruncate(buffered, i)
             assert sorted(recorder.take()["offset"]) == list(range(20))
             assert recorder.dropped == 0
+
+
+def test_ring_is_emptied_before_it_is_full(traceable: None, xfs: scratch.Scratch) -> None:
+    """Nobody takes; without the thread that the kernel wakes, two thirds are dropped, as above."""
+    with attach.attach(ring_bytes=MIB) as small, watched(small, xfs) as (_, buffered, _), Recorder(small) as recorder:
+        quarter = MIB // 4 // SLOT_BYTES
+        for i in range(20_000):
+            os.ftruncate(buffered, i)
+            deadline = time.monotonic() + 30
+            while i % 1000 == 0 and recorder._waiting() > 2 * quarter:
+                assert time.monotonic() < deadline, "the thread is not woken"
+                time.sleep(0.001)
+        rows = recorder.take()
+        assert (len(rows), recorder.dropped) == (20_000, 0)
+        assert sorted(rows["offset"]) == list(range(20_000))
+        for i in range(quarter // 2):
+            os.ftruncate(buffered, i)
+        time.sleep(0.1)
+        assert recorder._waiting() == quarter // 2, "woken for a few"
 
 
 def test_unfinished_operations(probes: attach.Probes, xfs: scratch.Scratch) -> None:

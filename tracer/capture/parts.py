@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from tracer import trace
 from tracer.errors import UsageError
-from tracer.operations import OPERATION, Operations
+from tracer.operations import OPERATION, Columns, Operations, in_rows
 from tracer.output import make_directory
 from tracer.report.escape import printable
 from tracer.trace import COLUMNS, PART, TraceMeta
@@ -32,13 +32,14 @@ class Memory:
         self._limit = limit
         self._chunks: list[Operations] = []
 
-    def add(self, ops: Operations, dropped: int) -> None:
+    def add(self, ops: Columns, dropped: int) -> None:
         """Keep what ended since the last time."""
-        kept = ops[: self._limit - self.count]
-        self.full = self.full or len(kept) < len(ops)
-        self.count += len(kept)
-        if len(kept):
-            self._chunks.append(kept)
+        kept = {name: values[: self._limit - self.count] for name, values in ops.items()}
+        count = len(kept["op"])
+        self.full = self.full or count < len(ops["op"])
+        self.count += count
+        if count:
+            self._chunks.append(in_rows(kept))
 
     def all(self) -> Operations:
         """Everything, (n,) of OPERATION."""
@@ -60,15 +61,16 @@ class Directory:
         self._count = 0
         self._dropped = 0
 
-    def add(self, ops: Operations, dropped: int) -> None:
+    def add(self, ops: Columns, dropped: int) -> None:
         """Keep what ended since the last time, and write it when it is enough. Raises OSError, UnsupportedError."""
         self._dropped += dropped
-        while len(ops):
-            fitting = ops[: self._size - self._count]
+        low, count = 0, len(ops["op"])
+        while low < count:
+            fitting = min(count - low, self._size - self._count)
             for name, values in self._columns.items():
-                values[self._count : self._count + len(fitting)] = fitting[name]
-            self._count += len(fitting)
-            ops = ops[len(fitting) :]
+                values[self._count : self._count + fitting] = ops[name][low : low + fitting]
+            self._count += fitting
+            low += fitting
             if self._count == self._size:
                 self._write(last=False)
 

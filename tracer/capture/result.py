@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tracer.analysis.hazards import Analysis
 from tracer.errors import Status
-from tracer.operations import NONE_CPU, WRITES, Op, Operations
+from tracer.operations import NONE_CPU, WRITES, Columns, Op
 
 SCHEMA = "eofrace.capture/1"
 
@@ -55,13 +55,13 @@ class Totals:
         """All that were recorded."""
         return sum(self.kinds.values())
 
-    def add(self, ops: Operations, dropped: Mapping[str, int]) -> None:
+    def add(self, ops: Columns, dropped: Mapping[str, int]) -> None:
         """Count ops (n,), each of which comes once."""
         for reason, count in dropped.items():
             self.dropped[reason] = self.dropped.get(reason, 0) + count
-        self.unfinished += int(np.count_nonzero(ops["seq_end"] == 0))
         self.begun_before += int(np.count_nonzero(ops["cpu_begin"] == NONE_CPU))
         ended = ops["seq_end"] != 0
+        self.unfinished += len(ended) - int(np.count_nonzero(ended))
         self.failed += int(np.count_nonzero(ended & (ops["result"] < 0)))
         for op, count in enumerate(np.bincount(ops["op"]).tolist()):
             if count:

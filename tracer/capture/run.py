@@ -34,9 +34,11 @@ _MAX_WORDS, _MAX_WORD = 256, 1024
 """Words of the command line that a trace keeps, and characters of each."""
 
 _TURN = 0.1
-"""Seconds between two looks at the ring."""
+"""Seconds between two looks at whether it is time to stop."""
+_TAKE = 0.3
+"""Seconds between two looks at the ring: to wake up costs as much as some hundred operations."""
 _LOOK = 1.0
-"""Seconds between two looks at the table of names and at the processes."""
+"""Seconds between two looks at the table of names, at the processes, and at what the kernel has counted as lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +111,14 @@ class _Capture:
             attached_after = age()
             self._started = time.monotonic()
             recording()
+            taken = self._started
             while (why := self._over(stopped, command)) is None:
                 time.sleep(_TURN)
+                if time.monotonic() - taken < _TAKE:
+                    continue
+                taken = time.monotonic()
                 self._take()
-                self._progress(self._totals, time.monotonic() - self._started)
+                self._progress(self._totals, taken - self._started)
             seconds = time.monotonic() - self._started
             self._gaps |= options.ended(self._probes, command) | before.gaps() | self._paths.replaced()
             self._notes += self._paths.gone()
@@ -152,11 +158,12 @@ class _Capture:
 
     def _take(self, *, final: bool = False) -> None:
         """Count and keep what has ended; at the end what is in flight, too."""
-        ops = self._recorder.take(in_flight=final)
+        now = time.monotonic()
+        looks = final or now - self._looked >= _LOOK
+        ops = self._recorder.take_columns(in_flight=final, dropped=looks)
         self._totals.add(ops, self._recorder.dropped_by)
         (self._directory or self._memory).add(ops, self._recorder.dropped)
-        now = time.monotonic()
-        if not final and now - self._looked < _LOOK:
+        if not looks:
             return
         self._looked = now
         if self._options.selection.by_process:

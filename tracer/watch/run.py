@@ -56,7 +56,7 @@ def watch(options: Options, tell: Tell, progress: Progress, watching: Callable[[
         probes = stack.enter_context(
             attach.attach(options.ring_bytes, options.mechanism, options.selection, options.table)
         )
-        recorder = stack.enter_context(Recorder(probes, _TURN / 2))
+        recorder = stack.enter_context(Recorder(probes))
         return _Watch(options, probes, recorder, tell, progress).run(watching)
 
 

@@ -5,14 +5,14 @@ import pytest
 
 from tracer.capture import result
 from tracer.capture.result import Totals
-from tracer.operations import OPERATION, Op, Operations
+from tracer.operations import OPERATION, Columns, Op, in_columns
 
 
-def writes(inodes: list[int], *, size: int = 10) -> Operations:
+def writes(inodes: list[int], *, size: int = 10) -> Columns:
     ops = np.zeros(len(inodes), OPERATION)
     ops["op"], ops["dev"], ops["ino"] = Op.BUFFERED_WRITE, 5, inodes
     ops["seq_begin"], ops["seq_end"], ops["result"] = 1, 2, size
-    return ops
+    return in_columns(ops)
 
 
 def test_files_without_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ is held, around each hazard that is told (around its begin where there is none);
 and offset. The trace is read a row group at a time, twice: memory does not grow with it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from blockstack.journal import GUEST_SHIFT
 from tracer.analysis.hazards import Hazard
-from tracer.operations import NONE_SIZE, OPERATION, Op, Operations
+from tracer.operations import NONE_SIZE, OPERATION, Columns, Op, Operations
 from tracer.report.html.pack import I64, block
 from tracer.stored import GROUP_SHIFT, Stored
 from tracer.trace import as_dict
@@ -50,9 +50,6 @@ for _number, _ops in enumerate(LAYERS.values()):
 
 COUNTED = ("op", "t_begin", "t_end", "seq_end", "offset", "length", "size_end")
 """Columns that a grid is made of."""
-
-Columns = Mapping[str, npt.NDArray[Any]]
-"""Name of a column -> values (n,)."""
 
 FileId = tuple[int, int]
 """st_dev and inode number."""
