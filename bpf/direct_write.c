@@ -142,7 +142,7 @@ static inline struct submission *submission_of_thread(void)
 /* Whether iomap has given an AIO write up: the file system does it by way of the page cache. */
 static inline int is_given_up(struct write *w)
 {
-	return w->op.op == OP_AIO_WRITE && !w->queued && (!w->tried || w->tried == -EOF_ENOTBLK);
+	return w->op.op == OP_AIO_WRITE && !w->op.queued && (!w->tried || w->tried == -EOF_ENOTBLK);
 }
 
 /*
@@ -175,7 +175,7 @@ static inline void end_failed(u64 kiocb, u64 seq, s64 result)
 	if (!kiocb)
 		return;
 	w = find_write(kiocb);
-	if (!w || w->op.seq_begin != seq || w->queued)
+	if (!w || w->op.seq_begin != seq || w->op.queued)
 		return;
 	if (result == NONE_RESULT && is_given_up(w)) {
 		undo_begin(kiocb, w);
@@ -326,7 +326,7 @@ static inline int comes_again(u64 kiocb, struct write *old, struct submission *s
 	u64 id = bpf_get_current_pid_tgid();
 	struct call *call;
 
-	if (old->inode != inode || old->queued)
+	if (old->inode != inode || old->op.queued)
 		return 0;
 	if (old->op.op == OP_AIO_WRITE) {
 		if (FIELD(u64, kiocb, OFF_aio_kiocb_ki_res_obj) != old->iocb)
@@ -435,7 +435,7 @@ int on_iomap_dio_rw_queued(struct bpf_raw_tracepoint_args *ctx)
 	w = find_write(kiocb);
 	if (!w || w->op.seq_begin != s->kiocb_seq)
 		return 0;
-	w->queued = 1;
+	w->op.queued = 1;
 	/* Completed meanwhile, in an interrupt of this very thread, and taken for a first attempt? */
 	if (w->tried != NONE_RESULT)
 		end_write(kiocb, w, w->tried);
@@ -454,7 +454,7 @@ static inline int may_continue(u64 kiocb, struct write *w, s64 result)
 	struct submission *s;
 	struct call *call;
 
-	if (w->queued || result >= w->op.length)
+	if (w->op.queued || result >= w->op.length)
 		return 0;
 	if (w->op.op == OP_URING_WRITE)
 		return result == -EOF_EAGAIN || result == -EOF_ENOTBLK || result == -EOF_EFAULT || !result;

@@ -59,7 +59,9 @@ struct operation {
 	u16 cpu_end;
 	char comm[16];
 	u8 op;			/* OP_* */
-	u8 slot;		/* of watch.c, from 1; 0: none. Nobody reads it outside */
+	/* Nobody reads these outside: */
+	u8 slot;		/* of watch.c, from 1; 0: none */
+	u8 queued;		/* of a struct write, 1: iomap_dio_rw() returned -EIOCBQUEUED */
 };
 
 _Static_assert(__builtin_offsetof(struct operation, flags) == 112, "record layout");
@@ -139,7 +141,6 @@ struct write {
 	u64 inode;		/* address of struct inode */
 	u64 iocb;		/* of io_submit: user address of the struct iocb */
 	s64 tried;		/* result of an attempt that may not be the last; NONE_RESULT: none */
-	u8 queued;		/* 1: iomap_dio_rw() returned -EIOCBQUEUED */
 };
 
 /* A place for one whose struct kiocb hashes there: to insert one into a hash and to delete it costs 300 ns. */
@@ -149,7 +150,11 @@ struct placed_write {
 	u64 takers;		/* writes that have it, or try to get it */
 };
 
+/* They go from CPU to CPU, by cache lines of 64 bytes; BPF_F_MMAPABLE has the map begin with a page. */
+_Static_assert(sizeof(struct placed_write) == 3 * 64, "as few cache lines as can be");
+
 #define WRITE_PLACES	1024
+#define MMAPABLE	(1 << 10)	/* BPF_F_MMAPABLE */
 
 struct inode_key {
 	u64 ino;
@@ -234,7 +239,7 @@ BPF_HASH(watched, struct inode_key, u64, 4096);		/* inode -> st_dev */
 BPF_HASH(learning, u64, u64, 64);			/* pid_tgid of a thread in watch_file() -> st_dev */
 BPF_HASH(calls, u64, struct call, 16384);		/* pid_tgid -> system call of a thread */
 BPF_TABLE("lru_hash", u64, struct submission, submissions, 16384);	/* pid_tgid -> its last submission */
-BPF_ARRAY(placed_writes, struct placed_write, WRITE_PLACES);	/* home_of() -> write in flight */
+BPF_F_TABLE("array", u32, struct placed_write, placed_writes, WRITE_PLACES, MMAPABLE);	/* home_of() -> write in flight */
 BPF_HASH(writes, u64, struct write, 65536);		/* address of struct kiocb -> write in flight without a place */
 BPF_ARRAY(displaced, u64, 1);				/* writes that are there, or once were: mostly none */
 BPF_HASH(aio_writes, struct aio_key, struct aio_write, 16384);
