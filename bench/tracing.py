@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import click
 from rich.table import Table
 
+from tracer.bench.statistics import estimate
 from tracer.commands.trace import RECORDING
 from tracer.commands.watch import WATCHING
 from tracer.errors import EofraceError
@@ -27,6 +28,8 @@ from tracer.report.console import wide
 
 SCHEMA = "eofrace.bench-tracing/1"
 MIB = 1 << 20
+_STRACE_ROUNDS = 5
+_CONFIDENCE = 0.95
 RING_MIB = 16
 """The default of `eofrace trace --ring-size`."""
 
@@ -37,7 +40,7 @@ _FAST = ["--rw=write", "--bs=4k", "--size=64m", "--ioengine=psync", "--numjobs=2
 _EPILOG = """\b
 Examples:
   python -m bench tracing                        all rows, on a scratch XFS; needs root, fio and strace
-  python -m bench tracing --rounds 9 --seconds 20 --json -
+  python -m bench tracing --rounds 138 --json -  a narrow interval, in half an hour
 
 \b
 Exit status: 0 every row is reached, 1 one is not, 4 this host cannot do it."""
@@ -78,8 +81,8 @@ class Rounds:
 
 
 @click.command(epilog=_EPILOG)
-@click.option("--rounds", type=click.IntRange(1, 100), default=5, show_default=True, help="Of each, interleaved.")
-@click.option("--seconds", type=click.IntRange(1, 3600), default=8, show_default=True, help="Of one run.")
+@click.option("--rounds", type=click.IntRange(1, 1000), default=27, show_default=True, help="Of each, interleaved.")
+@click.option("--seconds", type=click.IntRange(1, 3600), default=3, show_default=True, help="Of one run.")
 @click.option("--json", "json_file", metavar="FILE", help="Write the result as JSON; - is stdout.")
 def tracing(rounds: int, seconds: int, json_file: str | None) -> None:
     """4 KiB random writes of fio (libaio, depth 32, XFS on loop): alone, under `eofrace trace`, `watch`, strace."""
@@ -93,34 +96,39 @@ def tracing(rounds: int, seconds: int, json_file: str | None) -> None:
             lambda: found.plain.append(_fio(file, timed, None)),
             lambda: found.traced.append(_traced(file, timed)),
             lambda: found.watched.append(_watched(file, timed)),
-            lambda: found.strace.append(_fio(file, timed, "strace")),
         ]
         for number in range(rounds):
             for step in range(len(sides)):
                 sides[(number + step) % len(sides)]()
+            if number < _STRACE_ROUNDS:
+                found.strace.append(_fio(file, timed, "strace"))
         fast = _traced(scratch.path / "fast", [*_FAST, "--time_based", f"--runtime={seconds}"])
     rows = _rows(found, fast)
     into.write({"schema": SCHEMA, "rounds": rounds, "rows": rows})
     if not into.is_stdout:
-        table = Table("figure", "measured", "at most", "")
+        table = Table("figure", "measured", f"{_CONFIDENCE:.0%} interval", "at most", "")
         for row in rows:
             most = "" if row["at_most"] is None else f"{row['at_most']:g} {row['unit']}"
             verdict = "" if row["reached"] is None else "reached" if row["reached"] else "not reached"
-            table.add_row(row["figure"], f"{row['measured']:.2f} {row['unit']}", most, verdict)
+            between = "" if row["low"] is None else f"{row['low']:.2f} to {row['high']:.2f}"
+            table.add_row(row["figure"], f"{row['measured']:.2f} {row['unit']}", between, most, verdict)
         wide(110, stderr=False).print(table)
     sys.exit(0 if all(row["reached"] is not False for row in rows) else 1)
 
 
 def _rows(found: Rounds, fast: Traced) -> list[dict[str, Any]]:
-    lost = [100 * (1 - one.iops / plain) for plain, one in zip(found.plain, found.traced, strict=True)]
-    lost_watched = [100 * (1 - one.iops / plain) for plain, one in zip(found.plain, found.watched, strict=True)]
-    lost_strace = [100 * (1 - one / plain) for plain, one in zip(found.plain, found.strace, strict=True)]
+    lost = {
+        "trace": _lost([one.iops for one in found.traced], found.plain),
+        "watch": _lost([one.iops for one in found.watched], found.plain),
+        "strace -f -e trace=io_submit,io_getevents": _lost(found.strace, found.plain),
+    }
     median = statistics.median
     rows: list[tuple[str, float, str, float | None]] = [
         ("IOPS of the load, untraced", median(found.plain), "/s", None),
-        ("IOPS lost with trace", median(lost), "%", 5.0),
-        ("IOPS lost with watch", median(lost_watched), "%", 2.0),
-        ("IOPS lost with strace -f -e trace=io_submit,io_getevents", median(lost_strace), "%", None),
+        *(
+            (f"IOPS lost with {name}", between[1], "%", most)
+            for (name, between), most in zip(lost.items(), (5.0, 2.0, None), strict=True)
+        ),
         ("operations recorded in a second, at the fast load", fast.iops, "/s", None),
         ("operations dropped at the fast load", fast.dropped, "", 0.0),
         ("operations dropped", sum(one.dropped for one in found.traced), "", 0.0),
@@ -137,16 +145,25 @@ def _rows(found: Rounds, fast: Traced) -> list[dict[str, Any]]:
         ("growth of it over the second half", max(one.growth_mib for one in found.traced), "MiB", None),
         ("from start to attached", median(one.attached for one in found.traced), "s", 1.5),
     ]
+    intervals = {f"IOPS lost with {name}": between for name, between in lost.items()}
     return [
         {
             "figure": figure,
             "measured": measured,
+            "low": intervals[figure][0] if figure in intervals else None,
+            "high": intervals[figure][2] if figure in intervals else None,
             "unit": unit,
             "at_most": most,
             "reached": None if most is None else measured <= most,
         }
         for figure, measured, unit, most in rows
     ]
+
+
+def _lost(iops: Sequence[float], plain: Sequence[float]) -> tuple[float, float, float]:
+    """How many per cent are lost, between what it is, the median of the rounds, and what at most."""
+    kept = estimate(iops, plain[: len(iops)], _CONFIDENCE)
+    return 100 * (1 - kept.high), 100 * (1 - kept.ratio), 100 * (1 - kept.low)
 
 
 def _fio(file: Path, words: list[str], under: str | None) -> float:
