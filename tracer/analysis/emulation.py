@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.analysis.columns import Columns
+from tracer.analysis.completeness import OTHER_PROCESSES
 from tracer.analysis.overlaps import (
     FOREVER,
     I64,
@@ -40,6 +41,7 @@ from tracer.operations import (
     among,
 )
 from tracer.stored import GROUP_SHIFT, Stored
+from tracer.trace_meta import TraceMeta
 
 DERIVED: dict[str, tuple[str, tuple[str, ...]]] = {
     "size_before": ("size_before", ()),
@@ -117,8 +119,19 @@ class Shortening:
         return found
 
 
+UNKNOWN = Shortening({}, is_known=False)
+"""Of a trace that does not tell."""
+
 SHORTENING_COLUMNS = ("op", "dev", "ino", "seq_begin", "seq_end", "flags", "result")
 """Columns of a trace from which `Shortening` is made."""
+
+
+def shortenings_are_known(meta: TraceMeta) -> bool:
+    """Whether what made the files of a trace shorter was recorded, whoever did it, and in which part.
+
+    A record that was dropped may have been the one, too; but that is counted, and beside the verdict.
+    """
+    return meta.part is None and not {OTHER_PROCESSES, Op.TRUNCATE.label} & set(meta.gaps)
 
 
 def _shortens(ops: Mapping[str, npt.NDArray[Any]] | Operations) -> npt.NDArray[np.bool_]:
@@ -148,7 +161,7 @@ def _so_far(ends: U64) -> U64:
     return np.concatenate([np.zeros(1, np.uint64), np.maximum.accumulate(ends)])
 
 
-def effects(ops: Operations) -> Effects:
+def effects(ops: Operations, shortenings_are_known: bool = True) -> Effects:
     """Fold the steps of emulated fallocates in ops (n,) into them.
 
     A step has the same inode and the same nonzero `request` as the mark, and lies within it. Of several
@@ -159,7 +172,8 @@ def effects(ops: Operations) -> Effects:
         **{name: _alone(name, ops, count) for name in ("is_step", *(field for field, _ in DERIVED.values()))}
     )
     _find_steps(ops, result)
-    result.shortened_until[:] = Shortening.of(ops, result.is_step, _sizing_files(ops)).until(ops)
+    shortening = Shortening.of(ops, result.is_step, _sizing_files(ops)) if shortenings_are_known else UNKNOWN
+    result.shortened_until[:] = shortening.until(ops)
     return result
 
 
@@ -188,9 +202,9 @@ def _find_steps(ops: Operations, result: Effects) -> None:
         _fold_truncates(ops, mark[seen], call[seen], result)
 
 
-def resolved(ops: Operations) -> Columns:
+def resolved(ops: Operations, shortenings_are_known: bool = True) -> Columns:
     """A whole trace, ops (n,) in any order, as rules see it: without steps, with all columns."""
-    what = effects(ops)
+    what = effects(ops, shortenings_are_known)
     derived = {name: getattr(what, field) for name, (field, _) in DERIVED.items()}
     arrays = {name: ops[name] for name in ops.dtype.names or ()} | derived | {"row": np.arange(len(ops))}
     return Columns(arrays).take(~what.is_step)
@@ -251,6 +265,8 @@ def emulated(trace: Stored) -> Emulated:
 
 def _shortening(trace: Stored, steps: I64) -> Shortening:
     """Of a trace on disk; reads row groups only if there are fallocates. steps: row numbers of those to leave out."""
+    if not shortenings_are_known(trace.meta):
+        return UNKNOWN
     files: set[Inode] = set()
     for group in trace.groups:
         if group.may_hold(Op.FALLOCATE):

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tracer.analysis import shares
-from tracer.analysis.emulation import Shortening, emulated
+from tracer.analysis.emulation import UNKNOWN, emulated
 from tracer.analysis.findings import Findings
 from tracer.analysis.hazards import Analysis, Hazard, conclude, hazards_of
 from tracer.analysis.rules import PairRule, Rule
@@ -76,7 +76,7 @@ def first_look(path: Path, rules: Sequence[Rule]) -> tuple[Stored, News] | None:
     try:
         trace = stored((parts(path) if path.is_dir() else (path,))[0])
         trace = replace(trace, groups=trace.groups[:1])
-        steps = replace(emulated(trace), shortening=Shortening({}, is_known=False))
+        steps = replace(emulated(trace), shortening=UNKNOWN)
         if not len(trace.groups) or len(steps.rows):
             return None
         pair_rules = tuple(rule for rule in rules if isinstance(rule, PairRule))

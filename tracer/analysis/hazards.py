@@ -12,34 +12,17 @@ from typing import Any
 import numpy as np
 
 from tracer.analysis.columns import Columns
+from tracer.analysis.completeness import essential_gaps, is_complete
+from tracer.analysis.emulation import shortenings_are_known
 from tracer.analysis.findings import NO_GAP, Example, Findings, Kind
 from tracer.analysis.findings import Counts as Counts
 from tracer.analysis.overlaps import ended
 from tracer.analysis.rules import Outcome, Rule, RulePairs, Severity, all_rules
 from tracer.errors import Status
-from tracer.operations import OPERATION, Op, Operations
+from tracer.operations import OPERATION, Operations
 from tracer.trace import TraceMeta, as_dict
 
 SCHEMA = "eofrace.analysis/1"
-
-OTHER_PROCESSES = "other processes"
-"""The gap of a trace by process: what others do to the same files is not in it."""
-
-ADVISORY_HOOKS = frozenset(
-    {
-        OTHER_PROCESSES,
-        "xfs_file_fallocate",  # fallocate(2) is seen at the system call; io_uring's is a kind of its own
-        "xfs_end_io_direct_write",
-        "xfs_alloc_file_space",
-        "xfs_zero_file_space",
-        "xfs_free_file_space",
-        "xfs_setattr",
-        "xfs_zero_eof",
-        "xfs_itruncate_extents_start",
-    }
-)
-"""Gaps that hide no operation that was to be recorded. Without `t_applied` no pair can be called kernel-serialised, and
-without `size_applied` a cut that a later write hides goes unseen, as in traces before it; that is all."""
 
 
 class Verdict(enum.StrEnum):
@@ -190,7 +173,8 @@ class Analysis:
 def analyse(ops: Operations, meta: TraceMeta, rules: Sequence[Rule] | None = None) -> Analysis:
     """Judge a trace, ops (n,) in any order, by some rules (None: all)."""
     rules = all_rules() if rules is None else rules
-    found = [(rule, folded(ops, rule.chunks(ops))) for rule in rules]
+    known = shortenings_are_known(meta)
+    found = [(rule, folded(ops, rule.chunks(ops, shortenings_are_known=known))) for rule in rules]
     unfinished = int(np.count_nonzero(~ended(ops)))
     return conclude(meta, len(ops), unfinished, found)
 
@@ -201,13 +185,14 @@ def conclude(meta: TraceMeta, operations: int, unfinished: int, found: Sequence[
     counts: dict[str, Counts] = {}
     for rule, findings in found:
         some, counts[rule.id] = hazards_of(rule, findings), findings.counts
-        if rule.rests_on_absence and not is_complete(meta, rule):
+        if rule.rests_on_absence and not is_complete(meta, rule.needs):
             some, counts[rule.id] = [hazard.without_losses() for hazard in some], counts[rule.id].without_losses()
         hazards += some
     hazards.sort(key=worst_first)
     # The recorder may count operations that it could not store; those in the trace are there to be counted.
     unfinished = max(meta.unfinished, unfinished)
-    doubts = _doubts(operations, meta.dropped, unfinished, essential_gaps(meta.gaps, [rule for rule, _ in found]))
+    needed = {op for rule, _ in found for op in rule.needs}
+    doubts = _doubts(operations, meta.dropped, unfinished, essential_gaps(meta.gaps, needed))
     if meta.part is not None:
         doubts = (*doubts, f"part {meta.part} of a recording: pairs with operations of another part are not seen")
     return Analysis(
@@ -219,12 +204,6 @@ def conclude(meta: TraceMeta, operations: int, unfinished: int, found: Sequence[
         verdict=verdict_of(counts.values(), doubts),
         doubts=doubts,
     )
-
-
-def is_complete(meta: TraceMeta, rule: Rule) -> bool:
-    """Whether what a rule needs and does not find in a trace did not happen."""
-    misses_somebody = OTHER_PROCESSES in meta.gaps or essential_gaps(meta.gaps, [rule])
-    return not (meta.dropped or misses_somebody or meta.part is not None)
 
 
 def worst_first(hazard: Hazard) -> tuple[Any, ...]:
@@ -289,13 +268,6 @@ def _pair(example: Example) -> Pair:
         outcome=Outcome(example.outcome),
         gap_ns=None if example.gap_ns == NO_GAP else example.gap_ns,
     )
-
-
-def essential_gaps(gaps: Iterable[str], rules: Sequence[Rule]) -> list[str]:
-    """Hooks that are missing and that some rule needs; a name that is no kind of operation counts."""
-    needed = {op.label for rule in rules for op in rule.needs}
-    harmless = {op.label for op in Op} - needed | ADVISORY_HOOKS
-    return sorted(set(gaps) - harmless)
 
 
 def _doubts(operations: int, dropped: int, unfinished: int, gaps: list[str]) -> tuple[str, ...]:

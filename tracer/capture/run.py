@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tracer import attach, interrupts, trace
-from tracer.analysis.hazards import OTHER_PROCESSES, Analysis, analyse
+from tracer.analysis.completeness import OTHER_PROCESSES
+from tracer.analysis.hazards import Analysis, analyse
 from tracer.attach import Probes
 from tracer.capture import mappings, processes
 from tracer.capture.before import Before

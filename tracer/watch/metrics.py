@@ -7,8 +7,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from tracer.analysis.rules.post_eof_fallocate import RULE
 from tracer.output import atomic_output
-from tracer.watch.pairs import RULE
 from tracer.watch.result import State
 
 

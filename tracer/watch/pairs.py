@@ -7,11 +7,9 @@ import numpy.typing as npt
 
 from tracer.analysis.hazards import Counts, Hazard, fold
 from tracer.analysis.rules import Rule, RulePairs
-from tracer.analysis.rules.post_eof_fallocate import PostEofFallocate
+from tracer.analysis.rules.post_eof_fallocate import RULE
 from tracer.operations import OPERATION, Op, Operations
 
-RULE = PostEofFallocate(sees_truncations=False)
-"""Truncations do not leave the kernel here: lost is only what XFS was seen to cut."""
 MAX_WAITING = 65_536
 """Writes that are kept for a fallocate in flight: 9.5 MB."""
 
@@ -79,8 +77,8 @@ class Pairs:
 
 
 def _of_new(rule: Rule, ops: Operations, is_new: npt.NDArray[np.bool_]) -> Iterator[RulePairs]:
-    """Pairs of which at least one is new."""
-    for chunk in rule.chunks(ops):
+    """Pairs of which at least one is new. Truncations do not come here: only what XFS was seen to cut is lost."""
+    for chunk in rule.chunks(ops, shortenings_are_known=False):
         wanted = is_new[chunk.first] | is_new[chunk.second]
         if wanted.any():
             yield RulePairs(chunk.first[wanted], chunk.second[wanted], chunk.outcome[wanted])

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tracer.analysis.hazards import Counts, Hazard, Verdict, essential_gaps, verdict_of
+from tracer.analysis.completeness import essential_gaps
+from tracer.analysis.hazards import Counts, Hazard, Verdict, verdict_of
+from tracer.analysis.rules.post_eof_fallocate import RULE
 from tracer.errors import Status
 from tracer.operations import Op
-from tracer.watch.pairs import RULE
 
 SCHEMA = "eofrace.watch/1"
 HAZARD_SCHEMA = "eofrace.watch-hazard/1"
@@ -75,7 +76,7 @@ class Watched:
     @property
     def doubts(self) -> Sequence[str]:
         """Why "nothing was found" would not mean that there was nothing, one phrase each."""
-        state, gaps = self.state, essential_gaps(self.gaps, [RULE])
+        state, gaps = self.state, essential_gaps(self.gaps, RULE.needs)
         found = [f"{count:,} {reason}" for reason, count in state.lost.items() if count]
         if not state.operations and not state.in_flight:
             found.append("no operation was seen")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tracer.analysis import rules
 from tracer.analysis.rules import Outcome
-from tracer.analysis.rules.post_eof_fallocate import RULE, PostEofFallocate, post_eof_fallocates
+from tracer.analysis.rules.post_eof_fallocate import RULE, post_eof_fallocates
 from tracer.analysis.sides import data_writes
 from tracer.errors import UsageError
 from tracer.operations import (
@@ -116,11 +116,11 @@ def test_somebody_else_may_have_cut_it_off() -> None:
     assert [found(f, w, other) for other in innocent] == [LOST] * len(innocent)
     seen = f | {"t_applied": 70, "size_applied": 128 * K}
     assert [found(seen, w | {"t_applied": 65}, other) for other in at_fault] == [LOST] * len(at_fault)
-    watched = PostEofFallocate(sees_truncations=False)
-    assert [watched.pairs(trace(*rows)).outcome.tolist() for rows in ([f, w], [seen, w | {"t_applied": 65}])] == [
-        [Outcome.EXPOSED],
-        [Outcome.LOST],
+    unknown = [
+        RULE.pairs(trace(*rows), shortenings_are_known=False).outcome.tolist()
+        for rows in ([f, w], [seen, w | {"t_applied": 65}])
     ]
+    assert unknown == [[Outcome.EXPOSED], [Outcome.LOST]]
 
 
 def test_exposed_but_nothing_lost() -> None:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from tracer.analysis.hazards import Counts
+from tracer.analysis.rules.post_eof_fallocate import RULE
 from tracer.operations import NONE_RESULT, NONE_SIZE, OPERATION, Op, Operations
-from tracer.watch.pairs import RULE, Pairs
+from tracer.watch.pairs import Pairs
 
 NONE = np.empty(0, OPERATION)
 

@@ -19,6 +19,7 @@ from tests.tracer.capture.test_capture import LOAD, stop
 from tests.tracer.verify.test_verify import EOFRACE, eofrace, one_line
 from tracer import trace
 from tracer.analysis.rules import Rule, RulePairs
+from tracer.analysis.rules.post_eof_fallocate import RULE
 from tracer.commands.watch import WATCHING
 from tracer.errors import Status
 from tracer.hooks import Table
@@ -86,7 +87,7 @@ def by_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *load: object) -> t
     assert result.state.counts.exposed == len(told) == len(of_watch) == sum(event.hazard.pairs for event in events)
     assert result.status is Status.HAZARD
     ops = trace.read(kept).ops
-    judged = pairs.RULE.pairs(ops)
+    judged = RULE.pairs(ops, shortenings_are_known=False)
     of_trace = {
         key(ops[f], ops[w]): int(outcome)
         for f, w, outcome in zip(judged.first, judged.second, judged.outcome, strict=True)

@@ -119,13 +119,16 @@ class Rule(Protocol):
     """Columns that its methods read: of `tracer.operations.OPERATION`, and of `emulation.DERIVED`. The latter are there
     only if they are named here."""
 
-    def chunks(self, ops: Operations) -> Iterator[RulePairs]:
-        """Yield the pairs of a trace, ops (n,) in any order, in chunks of bounded size; each pair once."""
+    def chunks(self, ops: Operations, *, shortenings_are_known: bool = True) -> Iterator[RulePairs]:
+        """Yield the pairs of a trace, ops (n,) in any order, in chunks of bounded size; each pair once.
+
+        Without `shortenings_are_known` files may have been made shorter by what is not among ops.
+        """
         ...
 
-    def pairs(self, ops: Operations) -> RulePairs:
+    def pairs(self, ops: Operations, *, shortenings_are_known: bool = True) -> RulePairs:
         """All pairs of a trace at once."""
-        return RulePairs.join(self.chunks(ops))
+        return RulePairs.join(self.chunks(ops, shortenings_are_known=shortenings_are_known))
 
 
 @runtime_checkable
@@ -152,9 +155,9 @@ class PairRule(Rule, Protocol):
         """The `Outcome` of each pair of first (k,) and second (k,); 0: none of this rule."""
         ...
 
-    def chunks(self, ops: Operations) -> Iterator[RulePairs]:
+    def chunks(self, ops: Operations, *, shortenings_are_known: bool = True) -> Iterator[RulePairs]:
         """See `Rule.chunks`."""
-        seen = resolved(ops)
+        seen = resolved(ops, shortenings_are_known)
         seen = seen.take(np.argsort(seen["seq_begin"], kind="stable"))
         for i, j in Meetings(seen).pairs(self.firsts(seen), self.seconds(seen), symmetric=self.symmetric):
             first, second = seen.take(i), seen.take(j)
@@ -199,9 +202,9 @@ class ScanRule(Rule, Protocol):
         """A fresh state, for some files whole."""
         ...
 
-    def chunks(self, ops: Operations) -> Iterator[RulePairs]:
+    def chunks(self, ops: Operations, *, shortenings_are_known: bool = True) -> Iterator[RulePairs]:
         """See `Rule.chunks`."""
-        seen = resolved(ops)
+        seen = resolved(ops, shortenings_are_known)
         wanted = self.wants(seen)
         for first, second, outcome in self.scan().feed(moments(seen, wanted, wanted & ended(seen))):
             yield RulePairs(first["row"], second["row"], outcome)

@@ -40,9 +40,9 @@ class PostEofFallocate(PairRule):
         neither.
     """)
     lost = prose("""
-        The write was acknowledged before the fallocate ended, and then the size lay below the write's end, with no
-        truncate and no collapse range that anybody was in since the write began; or XFS was seen to set the size from
-        behind the write's end to before it.
+        The write was acknowledged before the fallocate ended, and then the size lay below the write's end, in a trace
+        of the truncates of all processes in which nobody was in one, or in a collapse range, since the write began; or
+        XFS was seen to set the size from behind the write's end to before it.
     """)
     serialised = prose("""
         The write was seen to take effect first, and the size stayed behind its end; or the fallocate was seen to take
@@ -76,9 +76,6 @@ class PostEofFallocate(PairRule):
         "the fallocate waited for the write, so that it does not extend the file any more",
     )
 
-    def __init__(self, *, sees_truncations: bool = True) -> None:
-        self._sees_truncations = sees_truncations
-
     def firsts(self, ops: Columns) -> npt.NDArray[np.bool_]:
         """Fallocates that extend their file."""
         return _post_eof(ops)
@@ -102,7 +99,7 @@ class PostEofFallocate(PairRule):
         # An emulated fallocate truncates in a step of its own, and the kernel saw the size before it: a size
         # that was below the write's end already was cut by somebody else.
         cut = (final != NONE_SIZE) & (final < written_end) & (f["size_before"] >= written_end)
-        cut &= self._sees_truncations & (f["shortened_until"] < w["seq_begin"])
+        cut &= f["shortened_until"] < w["seq_begin"]
         f_applied, w_applied = f["t_effect"], w["t_applied"]
         # Seen to cut while the size was set: then no later size matters, only that the write was there by then.
         seen_to_cut = acknowledged(w) & (f["cut_to"] < written_end) & (in_effect_by(w) <= f_applied)

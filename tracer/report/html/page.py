@@ -45,7 +45,7 @@ def render(source: Source) -> str:
         told = section(number, recording, shown)
         sections.append(told)
         if shown is not None:
-            blocks |= _blocks(told, shown, pack_pairs(told, shown, recording.analysis), unit_ns)
+            blocks |= _blocks(told, shown, pack_pairs(told, shown, recording), unit_ns)
     glue = _script()
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True

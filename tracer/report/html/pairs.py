@@ -7,11 +7,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tracer.analysis.hazards import Analysis, Counts, Pair
+from tracer.analysis.emulation import shortenings_are_known
+from tracer.analysis.hazards import Counts, Pair
 from tracer.analysis.rules import Outcome, all_rules
 from tracer.report.html.choose import Shown
 from tracer.report.html.pack import block
 from tracer.report.html.view import Section
+from tracer.report.source import Recording
 
 MAX_PAIRS = 2_000
 """Of a rule and a recording."""
@@ -20,17 +22,18 @@ _Row = tuple[int, int, int, int, int]
 """Index of the file, `seq_begin` of either operation, outcome, index of the rule."""
 
 
-def pack_pairs(told: Section, shown: Shown, analysis: Analysis | None) -> str:
+def pack_pairs(told: Section, shown: Shown, recording: Recording) -> str:
     """Pairs as a block, in the order of the trace; its header says of each example which one it is."""
-    rules = [] if analysis is None else list(analysis.counts)
-    counts = {} if analysis is None else analysis.counts
+    counts = {} if recording.analysis is None else recording.analysis.counts
+    rules = list(counts)
+    known = recording.trace is not None and shortenings_are_known(recording.trace.meta)
     files = {file.id: at for at, file in enumerate(shown.files)}
     examples = {
         f"{hazard.id}-{example.name}": _row(example.pair, files, rules.index(hazard.rule))
         for hazard in told.hazards
         for example in hazard.examples
     }
-    rows = {row[:3] + row[4:]: row for row in (*_all_pairs(shown, rules, counts), *examples.values())}
+    rows = {row[:3] + row[4:]: row for row in (*_all_pairs(shown, counts, known), *examples.values())}
     order = sorted(rows.values(), key=lambda row: (max(row[1:3]), row))
     places = {row[:3] + row[4:]: at for at, row in enumerate(order)}
     columns = np.array(order, np.int64).reshape(-1, 5).T
@@ -54,15 +57,18 @@ def _signed(number: int) -> int:
     return (number + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
-def _all_pairs(shown: Shown, rules: list[str], counts: dict[str, Counts]) -> Iterator[_Row]:
+def _all_pairs(shown: Shown, counts: dict[str, Counts], known: bool) -> Iterator[_Row]:
     """Of the rules that find as many pairs in the files shown as in the trace, and not too many."""
     if not all(file.whole for file in shown.files) or shown.other_files:
         return
     by_name = {rule.id: rule for rule in all_rules()}
-    for at, name in enumerate(rules):
+    for at, name in enumerate(counts):
         if not 0 < counts[name].exposed <= MAX_PAIRS or name not in by_name:
             continue
-        found = [(number, file.ops, by_name[name].pairs(file.ops)) for number, file in enumerate(shown.files)]
+        found = [
+            (number, file.ops, by_name[name].pairs(file.ops, shortenings_are_known=known))
+            for number, file in enumerate(shown.files)
+        ]
         if sum(len(pairs.first) for _, _, pairs in found) != counts[name].exposed:
             continue
         for number, ops, pairs in found:
