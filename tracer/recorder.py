@@ -41,6 +41,8 @@ _SLOT = np.dtype(
     }
 )
 _LAST_BYTE = 2**63 - 1
+_HELD_UP = 0.02
+"""Seconds between two looks at a record that is not complete, and has many behind it."""
 
 
 class Recorder:
@@ -135,9 +137,12 @@ class Recorder:
                 # Edge-triggered: the ring is readable whenever something is in it.
                 woken.register(self._probes.ring_fd, select.EPOLLIN | select.EPOLLET)
                 woken.register(self._stop, select.EPOLLIN)
-                while self._stop not in (descriptor for descriptor, _ in woken.poll()):
+                wait = None
+                while self._stop not in (descriptor for descriptor, _ in woken.poll(wait)):
                     with self._lock:
                         self._drain()
+                        # One that is written for long holds up all behind it, and nobody is woken if no more fit in.
+                        wait = _HELD_UP if self._waiting() * _SLOT.itemsize > self._probes.ring_bytes // 4 else None
         except BaseException as error:
             self._failure = error
 
@@ -150,7 +155,7 @@ class Recorder:
         left = self._waiting()
         while len(here := self._complete()) < left:
             left -= self._drain()
-            time.sleep(0)  # the next one is being written
+            time.sleep(0.0001)  # the next one is being written
         columns = _joined([in_columns(chunk["operation"]) for chunk in (*self._chunks, here)])
         self._chunks = []
         self._release(len(here))

@@ -32,9 +32,10 @@ class TraceMeta:
     mechanisms: Mapping[str, str] = field(default_factory=dict)
     """Hook -> mechanism that was used for it."""
     gaps: Mapping[str, str] = field(default_factory=dict)
-    """Hook that could not be attached -> why. A hook for one kind of operation is called as that `Op.label`."""
+    """What is not seen -> why. A name that is an `Op.label` stands for that kind of operation, any other for all kinds
+    (but those of `tracer.analysis.completeness.ADVISORY_HOOKS`)."""
     dropped: int = 0
-    """Records that were lost because the ring was full."""
+    """Records that were lost; in a part, perhaps while the one before it was open."""
     unfinished: int = 0
     """Operations still in flight when recording stopped."""
     command: tuple[str, ...] = ()

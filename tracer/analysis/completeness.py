@@ -37,3 +37,8 @@ def is_complete(meta: TraceMeta, needed: Collection[Op]) -> bool:
     """Whether an operation of these kinds that is not in a trace did not happen to its files while it was recorded."""
     misses_somebody = OTHER_PROCESSES in meta.gaps or essential_gaps(meta.gaps, needed)
     return not (meta.dropped or misses_somebody or meta.part is not None)
+
+
+def all_shortenings_are_seen(meta: TraceMeta) -> bool:
+    """Whether a file of a trace was made shorter by nothing that is not in it."""
+    return is_complete(meta, (Op.FALLOCATE, Op.TRUNCATE))

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.analysis.columns import Columns
-from tracer.analysis.completeness import OTHER_PROCESSES
+from tracer.analysis.completeness import all_shortenings_are_seen
 from tracer.analysis.overlaps import (
     FOREVER,
     I64,
@@ -41,7 +41,6 @@ from tracer.operations import (
     among,
 )
 from tracer.stored import GROUP_SHIFT, Stored
-from tracer.trace_meta import TraceMeta
 
 DERIVED: dict[str, tuple[str, tuple[str, ...]]] = {
     "size_before": ("size_before", ()),
@@ -72,7 +71,7 @@ class Effects:
     cut_to: I64
     """The size to which it has cut its file for certain, whatever `size_end` says; MAX_BYTE: that was not seen."""
     shortened_until: U64
-    """Of a fallocate, `Shortening.until`; else 0."""
+    """`Shortening.until`."""
 
 
 Inode = tuple[int, int]
@@ -104,7 +103,10 @@ class Shortening:
         return cls({file: (begins[rows], _so_far(ends[rows])) for file, rows in _by_file(ops, at) if file in files})
 
     def until(self, ops: Mapping[str, npt.NDArray[Any]] | Operations) -> U64:
-        """When the last of those ended that began before each operation (n,) did, if that is a fallocate: 0, none."""
+        """When the last of those ended that began before each operation (n,) did, if that is a fallocate: 0, none.
+
+        Where nobody has looked, that is never.
+        """
         ends = sequence_ends(ops)
         if not self.is_known:
             return np.full(len(ends), FOREVER)
@@ -124,14 +126,6 @@ UNKNOWN = Shortening({}, is_known=False)
 
 SHORTENING_COLUMNS = ("op", "dev", "ino", "seq_begin", "seq_end", "flags", "result")
 """Columns of a trace from which `Shortening` is made."""
-
-
-def shortenings_are_known(meta: TraceMeta) -> bool:
-    """Whether what made the files of a trace shorter was recorded, whoever did it, and in which part.
-
-    A record that was dropped may have been the one, too; but that is counted, and beside the verdict.
-    """
-    return meta.part is None and not {OTHER_PROCESSES, Op.TRUNCATE.label} & set(meta.gaps)
 
 
 def _shortens(ops: Mapping[str, npt.NDArray[Any]] | Operations) -> npt.NDArray[np.bool_]:
@@ -265,7 +259,7 @@ def emulated(trace: Stored) -> Emulated:
 
 def _shortening(trace: Stored, steps: I64) -> Shortening:
     """Of a trace on disk; reads row groups only if there are fallocates. steps: row numbers of those to leave out."""
-    if not shortenings_are_known(trace.meta):
+    if not all_shortenings_are_seen(trace.meta):
         return UNKNOWN
     files: set[Inode] = set()
     for group in trace.groups:

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from tracer.analysis.columns import Columns
-from tracer.analysis.completeness import essential_gaps, is_complete
-from tracer.analysis.emulation import shortenings_are_known
+from tracer.analysis.completeness import all_shortenings_are_seen, essential_gaps, is_complete
 from tracer.analysis.findings import NO_GAP, Example, Findings, Kind
 from tracer.analysis.findings import Counts as Counts
 from tracer.analysis.overlaps import ended
@@ -173,7 +172,7 @@ class Analysis:
 def analyse(ops: Operations, meta: TraceMeta, rules: Sequence[Rule] | None = None) -> Analysis:
     """Judge a trace, ops (n,) in any order, by some rules (None: all)."""
     rules = all_rules() if rules is None else rules
-    known = shortenings_are_known(meta)
+    known = all_shortenings_are_seen(meta)
     found = [(rule, folded(ops, rule.chunks(ops, shortenings_are_known=known))) for rule in rules]
     unfinished = int(np.count_nonzero(~ended(ops)))
     return conclude(meta, len(ops), unfinished, found)

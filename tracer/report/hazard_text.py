@@ -8,7 +8,7 @@ from rich.text import Text
 from tracer.analysis.findings import Counts
 from tracer.analysis.hazards import Hazard, Pair
 from tracer.analysis.rules import Outcome
-from tracer.operations import Op
+from tracer.operations import FALLOCATES, Op
 from tracer.report.console import Console
 from tracer.report.escape import printable
 from tracer.report.tables import Column, Row, print_table, told
@@ -25,6 +25,9 @@ _ENDINGS = {
 
 _UNEXPLAINED = "what happened between may be what the trace lacks"
 """Of a pair that was not in the kernel together."""
+
+SHORT = "the size then lay below what the second one had acknowledged: somebody truncated the file, or that is lost"
+"""Of a fallocate and a write, where the trace does not tell."""
 
 
 _COUNTS = (Column("rule", left=True), Column("exposed"), Column("kernel-serialised"), Column("lost"))
@@ -60,6 +63,8 @@ def sentence(hazard: Hazard) -> list[str | tuple[str, str]]:
     ending = _ENDINGS[hazard.outcome]
     if hazard.outcome is Outcome.EXPOSED and (hazard.gap_ns or 0) > 0:
         ending = _UNEXPLAINED
+    elif is_short(hazard.worst):
+        ending = SHORT
     parts: list[str | tuple[str, str]] = [
         (hazard.outcome.label, style),
         f" ({hazard.rule}): inode {hazard.ino}: {_together(hazard.worst)}; {ending}.",
@@ -67,6 +72,17 @@ def sentence(hazard: Hazard) -> list[str | tuple[str, str]]:
     if hazard.pairs > 1:
         parts.append(f" The worst of {hazard.pairs:,} such pairs{_outcomes(hazard)}.")
     return parts
+
+
+def is_short(pair: Pair) -> bool:
+    """Whether an exposed pair is a fallocate, and a write that was acknowledged, but which the size lies below then."""
+    first, second = pair.first, pair.second
+    if pair.outcome is not Outcome.EXPOSED or first["op"] not in {op.label for op in FALLOCATES}:
+        return False
+    if not all((first["seq_end"], second["seq_end"], first["size_end"] is not None, (second["result"] or 0) > 0)):
+        return False
+    ended_first = second["seq_end"] < first["seq_end"]
+    return bool(ended_first and first["size_end"] < second["offset"] + second["result"])
 
 
 def _outcomes(hazard: Hazard) -> str:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tracer.analysis.parted import SHAPES, Shape, many, saved, some
-from tracer.analysis.emulation import DERIVED, effects, emulated, resolved, shortenings_are_known
+from tracer.analysis.completeness import all_shortenings_are_seen
+from tracer.analysis.emulation import DERIVED, effects, emulated, resolved
 from tracer.analysis.overlaps import MAX_BYTE
 from tracer.operations import NONE_SIZE, Op, Operations
 
@@ -111,7 +112,7 @@ def test_the_same_of_a_trace_on_disk(count: int, seed: int, shape: Shape) -> Non
     ops = calls(count, seed)
     with tempfile.TemporaryDirectory() as directory:
         trace = saved(Path(directory) / "t", ops, shape)
-        what = effects(ops, shortenings_are_known(trace.meta))
+        what = effects(ops, all_shortenings_are_seen(trace.meta))
         found = emulated(trace)
         numbers = [(group.number << 32) + at for group in trace.groups for at in range(group.rows)]
         rows = trace.rows(numbers)

@@ -54,6 +54,8 @@ def test_what_was_not_seen_is_not_told() -> None:
 
 def test_no_outcome_is_told_as_more_than_it_is() -> None:
     ops = html_made.pair()
+    assert "Exposed: the size then lay below what the second one had acknowledged" in told(ops, Outcome.EXPOSED).ending
+    ops["size_end"] = 128 * K
     assert "Exposed: nothing was seen to keep them in order" in told(ops, Outcome.EXPOSED).ending
     assert "a safe order" in told(ops, Outcome.KERNEL_SERIALISED).ending
     assert "what the trace lacks" in told(ops, Outcome.EXPOSED, 5000).ending

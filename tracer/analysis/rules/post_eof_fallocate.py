@@ -40,9 +40,9 @@ class PostEofFallocate(PairRule):
         neither.
     """)
     lost = prose("""
-        The write was acknowledged before the fallocate ended, and then the size lay below the write's end, in a trace
-        of the truncates of all processes in which nobody was in one, or in a collapse range, since the write began; or
-        XFS was seen to set the size from behind the write's end to before it.
+        The write was acknowledged before the fallocate ended, and then the size lay below the write's end, with no
+        truncate and no collapse range that anybody was in since the write began, in a trace that lacks nothing and
+        nobody (--path); or XFS was seen to set the size from behind the write's end to before it.
     """)
     serialised = prose("""
         The write was seen to take effect first, and the size stayed behind its end; or the fallocate was seen to take

@@ -23,6 +23,7 @@ from tracer.operations import (
     Op,
 )
 from tracer.report.escape import printable
+from tracer.report.hazard_text import SHORT, is_short
 from tracer.report.html.errnos import errno_name
 from tracer.report.units import size
 
@@ -214,6 +215,8 @@ def _ending(pair: Pair) -> str:
             return f"{text}. Kernel-serialised: the kernel was seen to apply {first} and {second} in a safe order."
         case _ if (pair.gap_ns or 0) > 0:
             return f"{text}. Exposed: what happened between may be what the trace lacks."
+        case _ if is_short(pair):
+            return f"{text}. Exposed: {SHORT}."
         case _:
             return f"{text}. Exposed: nothing was seen to keep them in order, and nothing was seen to be lost."
 

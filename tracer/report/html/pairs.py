@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tracer.analysis.emulation import shortenings_are_known
+from tracer.analysis.completeness import all_shortenings_are_seen
 from tracer.analysis.hazards import Counts, Pair
 from tracer.analysis.rules import Outcome, all_rules
 from tracer.report.html.choose import Shown
@@ -26,7 +26,7 @@ def pack_pairs(told: Section, shown: Shown, recording: Recording) -> str:
     """Pairs as a block, in the order of the trace; its header says of each example which one it is."""
     counts = {} if recording.analysis is None else recording.analysis.counts
     rules = list(counts)
-    known = recording.trace is not None and shortenings_are_known(recording.trace.meta)
+    known = recording.trace is not None and all_shortenings_are_seen(recording.trace.meta)
     files = {file.id: at for at, file in enumerate(shown.files)}
     examples = {
         f"{hazard.id}-{example.name}": _row(example.pair, files, rules.index(hazard.rule))
