@@ -26,6 +26,17 @@ _MODULES = {
 _OF_COSTS = "svg"
 """The format that only what bench has measured has (tracer/report/cost)."""
 
+_SUFFIXES = {
+    ".html": "html",
+    ".xml": "junit",
+    ".json": "json",
+    ".perfetto-trace": "perfetto",
+    ".pftrace": "perfetto",
+    ".md": "markdown",
+    ".svg": _OF_COSTS,
+}
+"""End of a file's name -> format, where none is asked for."""
+
 _OF_FILES = {"html": "a page for a browser", "perfetto": "binary"}
 """Formats that are no use in a terminal, and what they are."""
 
@@ -34,10 +45,10 @@ Examples:
   eofrace verify -o out; eofrace report out           the run again, as text
   eofrace report out --format junit -o eofrace.xml    for a CI's dashboard
   eofrace report out --format markdown | mail -s eofrace you@example.org
-  eofrace report out --format html -o eofrace.html    for a browser
-  eofrace report run.parquet --format perfetto -o run.perfetto-trace
+  eofrace report out -o eofrace.html                  for a browser
+  eofrace report run.parquet -o run.perfetto-trace    for ui.perfetto.dev
   eofrace report out --format json | jq .verdict
-  eofrace bench --json cost.json; eofrace report cost.json --format svg -o cost.svg    a plot
+  eofrace bench --json cost.json; eofrace report cost.json -o cost.svg    a plot
 
 \b
 Exit status: 0 confirmed, 1 unsafe or corrupt, 3 inconclusive, in every
@@ -51,9 +62,8 @@ host cannot do it."""
     "--format",
     "format_name",
     type=click.Choice([*_MODULES, _OF_COSTS]),
-    default="text",
-    show_default=True,
-    help="What to write. Of bench: text, markdown, html, svg.",
+    help="What to write. Of bench: text, markdown, html, svg.  "
+    "[default: what FILE is called by: .html, .xml (junit), .json, .md, .svg, .perfetto-trace; else text]",
 )
 @click.option(
     "-o",
@@ -63,7 +73,7 @@ host cannot do it."""
     help="Where to; it is there whole or not at all.  [default: standard output, where the format suits one]",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
-def report(path: Path, format_name: str, output: str | None, quiet: bool) -> None:
+def report(path: Path, format_name: str | None, output: str | None, quiet: bool) -> None:
     """Tell of a run that `verify -o OUTDIR` has kept, of a trace, or of what `bench --json` has measured.
 
     The traces are judged again, by all rules. What is missing or inconclusive stands in every format, and where a
@@ -81,6 +91,7 @@ def report(path: Path, format_name: str, output: str | None, quiet: bool) -> Non
     from tracer.report.standing import assess_all, concluded
 
     target = output if output is not None else STDOUT
+    format_name = format_name or _SUFFIXES.get(Path(target).suffix, "text")
     if format_name in _OF_FILES and (output is None or (output == STDOUT and sys.stdout.isatty())):
         raise UsageError(f"{format_name} is {_OF_FILES[format_name]}: name a file with -o")
     if path.is_file() and path.name != VERIFY and is_one(path):

@@ -113,6 +113,32 @@ def test_wrong_usage_is_one_line_and_2(words: tuple[str, ...], message: str, kep
     assert message in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "format_name"),
+    [
+        ("r.html", "html"),
+        ("r.xml", "junit"),
+        ("r.json", "json"),
+        ("r.md", "markdown"),
+        ("r.perfetto-trace", "perfetto"),
+        ("r.pftrace", "perfetto"),
+        ("r.txt", "text"),
+        ("r", "text"),
+    ],
+)
+def test_the_name_of_the_file_says_the_format(name: str, format_name: str, kept: Path, tmp_path: Path) -> None:
+    asked, named, other = tmp_path / "asked", tmp_path / name, tmp_path / "other.html"
+    for words in (["--format", format_name, "-o", asked], ["-o", named], ["--format", "text", "-o", other]):
+        assert eofrace("report", str(kept), *map(str, words)).returncode == 3
+    assert named.read_bytes() == asked.read_bytes()
+    assert (other.read_bytes() == asked.read_bytes()) is (format_name == "text"), "what is asked for comes first"
+
+
+def test_a_plot_by_the_name_of_the_file_is_of_bench_alone(kept: Path, tmp_path: Path) -> None:
+    done = eofrace("report", str(kept), "-o", str(tmp_path / "r.svg"))
+    assert (done.returncode, "bench" in done.stderr) == (2, True)
+
+
 def test_nothing_is_left_of_a_report_that_failed(kept: Path, tmp_path: Path) -> None:
     (kept / "none.parquet").write_bytes(b"PAR1")
     done = eofrace("report", str(kept), "-o", str(tmp_path / "report"))
