@@ -33,7 +33,7 @@ static inline int tells_whose_size(u64 inode)
  * looks up its own names for the file, which stat(2) does not always tell: overlayfs
  * may have that of the file below.
  */
-static inline int learn(u64 file)
+static inline void learn(u64 file)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	u64 *dev = learning.lookup(&id);
@@ -42,20 +42,17 @@ static inline int learn(u64 file)
 	u8 why = UNTOLD;
 	u64 inode, sb, magic;
 
-	if (!dev)
-		return 0;
-	if (file) {
-		inode = FIELD(u64, file, OFF_file_f_inode);
-		sb = FIELD(u64, inode, OFF_inode_i_sb);
-		magic = FIELD(u64, sb, OFF_super_block_s_magic);
-		key = key_of(inode, sb, magic);
-		watched.update(&key, dev);
-		if (magic == OVERLAYFS_SUPER_MAGIC)
-			why = UNTOLD_OVERLAID;
-		if (!tells_whose_size(inode))
-			untold.update(&zero, &why);
-	}
-	return 1;
+	if (!dev || !file)
+		return;
+	inode = FIELD(u64, file, OFF_file_f_inode);
+	sb = FIELD(u64, inode, OFF_inode_i_sb);
+	magic = FIELD(u64, sb, OFF_super_block_s_magic);
+	key = key_of(inode, sb, magic);
+	watched.update(&key, dev);
+	if (magic == OVERLAYFS_SUPER_MAGIC)
+		why = UNTOLD_OVERLAID;
+	if (!tells_whose_size(inode))
+		untold.update(&zero, &why);
 }
 
 static inline int is_xfs(u64 inode)
@@ -63,11 +60,16 @@ static inline int is_xfs(u64 inode)
 	return FIELD(u64, FIELD(u64, inode, OFF_inode_i_sb), OFF_super_block_s_magic) == XFS_SUPER_MAGIC;
 }
 
-/* Whether this call is for somebody else: one that names a file, or one that fallocate_function.c begins. */
-static inline int is_no_fallocate(u64 file)
+/*
+ * Whether this call is no operation: one that names a file, to us or to an eofrace beside us
+ * (the kernel has no such mode), or one that fallocate_function.c begins.
+ */
+static inline int is_no_fallocate(u64 file, u32 mode)
 {
-	if (learn(file))
+	if (mode == NAMING_MODE) {
+		learn(file);
 		return 1;
+	}
 	return FALLOCATE_BY_FUNCTION && file && is_xfs(FIELD(u64, file, OFF_file_f_inode));
 }
 

@@ -62,7 +62,7 @@ static inline void call_enter(u64 regs, u32 fd, u8 kind, u8 copies, s64 offset, 
 		map_enter(file);
 		return;
 	}
-	if (kind == OP_FALLOCATE && !before && is_no_fallocate(file))
+	if (kind == OP_FALLOCATE && !before && is_no_fallocate(file, flags))
 		return;
 	if (begin_on_file(&call, file, kind))
 		return;

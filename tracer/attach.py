@@ -20,9 +20,11 @@ import bpf
 from tracer import btf, hooks, interrupts
 from tracer.compiler import build, import_bcc, quiet
 from tracer.errors import UnsupportedError
-from tracer.hooks import BEFORE_NUMBERS, WATCHED_FILES, Mechanism, Plan, Probe, Selection, Table
+from tracer.hooks import BEFORE_NUMBERS, NAMING_MODE, WATCHED_FILES, Mechanism, Plan, Probe, Selection, Table
 from tracer.loader import Program
 from tracer.operations import NONE_CPU, NONE_RESULT, NONE_SIZE, OPERATION, WRITES, Op, Operations
+
+_LIBC = ctypes.CDLL(None)
 
 RECORD_BYTES = (OPERATION.itemsize + 7) // 8 * 8
 """A record in the ring: an OPERATION, padded as the C compiler pads it."""
@@ -137,9 +139,8 @@ class Probes:
         before = {(key.ino, key.dev) for key in watched}
         thread = table.Key(os.getpid() << 32 | threading.get_native_id())
         table[thread] = table.Leaf(status.st_dev)
-        with contextlib.suppress(OSError):
-            # vfs_fallocate() refuses length 0, whatever the file; our program has seen the call by then.
-            os.posix_fallocate(fd, 0, 0)
+        # vfs_fallocate() refuses length 0, and then the mode, whatever the file; our program has seen the call by then.
+        _LIBC.fallocate(fd, NAMING_MODE, ctypes.c_long(0), ctypes.c_long(0))
         del table[thread]
         self._note_untold((status.st_dev, status.st_ino), int(flag[ctypes.c_int(0)].value))
         found = {(key.ino, key.dev) for key in watched} - before

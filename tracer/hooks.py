@@ -159,6 +159,9 @@ class Selection:
 
 WATCHED_FILES = Selection()
 
+NAMING_MODE = 0x656F66
+"""Mode of the fallocate(2) by which `Probes.watch_file` names a file to the kernel's side. No kernel has these bits."""
+
 BEFORE_NUMBERS = 1 << 15
 """Sequence numbers for operations that had begun before recording did, as the kernel's side finds them; as many are for
 those that user space finds. All others begin behind."""
@@ -391,6 +394,7 @@ def macros(
         "WATCH_SETS": table.sets if table else 0,
         "WATCH_SLOTS": table.slots if table else 0,
         "BEFORE_NUMBERS": BEFORE_NUMBERS,
+        "NAMING_MODE": NAMING_MODE,
         "KIOCB_HEAD": _head(found, _KIOCB_HEAD),
     }
 

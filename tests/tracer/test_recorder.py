@@ -294,6 +294,21 @@ def test_only_watched_inodes(probes: attach.Probes, xfs: scratch.Scratch) -> Non
         assert (rows["dev"][0], rows["ino"][0]) == (status.st_dev, status.st_ino)
 
 
+def test_another_recorder_that_comes_is_no_operation(
+    probes: attach.Probes, place: scratch.Scratch, traceable: None
+) -> None:
+    """It names the files that it watches by a system call on them."""
+    with watched(probes, place) as (_, buffered, _), Recorder(probes) as recorder, attach.attach(1 << 16) as other:
+        status = os.fstat(buffered)
+        assert other.watch_file(buffered) == (status.st_dev, status.st_ino)
+        assert (len(recorder.take()), recorder.dropped) == (0, 0)
+        with Recorder(other) as second:
+            assert fallocate(buffered, 0, 0, 0) == -errno.EINVAL
+            assert [brief(one.take()) for one in (recorder, second)] == [
+                [(Op.FALLOCATE, 0, 0, 0, 0, -errno.EINVAL)]
+            ] * 2
+
+
 def test_overflow_is_counted_exactly(traceable: None, xfs: scratch.Scratch) -> None:
     issued = 500
     with (

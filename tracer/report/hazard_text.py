@@ -8,7 +8,7 @@ from rich.text import Text
 from tracer.analysis.findings import Counts
 from tracer.analysis.hazards import Hazard, Pair
 from tracer.analysis.rules import Outcome
-from tracer.operations import FALLOCATES, Op
+from tracer.operations import FALLOC_FL_COLLAPSE_RANGE, FALLOCATES, Op
 from tracer.report.console import Console
 from tracer.report.escape import printable
 from tracer.report.tables import Column, Row, print_table, told
@@ -78,6 +78,8 @@ def is_short(pair: Pair) -> bool:
     """Whether an exposed pair is a fallocate, and a write that was acknowledged, but which the size lies below then."""
     first, second = pair.first, pair.second
     if pair.outcome is not Outcome.EXPOSED or first["op"] not in {op.label for op in FALLOCATES}:
+        return False
+    if first["flags"] & FALLOC_FL_COLLAPSE_RANGE:  # makes the file shorter, and loses nothing behind
         return False
     if not all((first["seq_end"], second["seq_end"], first["size_end"] is not None, (second["result"] or 0) > 0)):
         return False

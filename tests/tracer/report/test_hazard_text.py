@@ -9,7 +9,7 @@ from tracer.analysis.rules import Outcome
 from tracer.report.hazard_text import is_short
 
 K = 1024
-FALLOCATE = {"op": "fallocate", "seq_begin": 2, "seq_end": 4, "size_end": 64 * K}
+FALLOCATE = {"op": "fallocate", "seq_begin": 2, "seq_end": 4, "size_end": 64 * K, "flags": 0x10}
 WRITE = {"op": "aio_write", "seq_begin": 1, "seq_end": 3, "offset": 64 * K, "result": 64 * K}
 
 
@@ -21,6 +21,7 @@ WRITE = {"op": "aio_write", "seq_begin": 1, "seq_end": 3, "offset": 64 * K, "res
         ({}, {}, Outcome.LOST, False),
         ({}, {}, Outcome.KERNEL_SERIALISED, False),
         ({"op": "truncate"}, {}, Outcome.EXPOSED, False),
+        ({"flags": 0x08}, {}, Outcome.EXPOSED, False),
         ({"size_end": 128 * K}, {}, Outcome.EXPOSED, False),
         ({"size_end": None}, {}, Outcome.EXPOSED, False),
         ({"seq_end": None}, {}, Outcome.EXPOSED, False),
