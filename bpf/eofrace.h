@@ -703,6 +703,8 @@ static inline int is_applied_of_interest(void);		/* of a write */
  */
 static inline void number_end(struct operation *op, u64 inode, u64 known)
 {
+	s64 before = !known && inode ? inode_size(inode) : NONE_SIZE;
+
 	op->cpu_end = bpf_get_smp_processor_id();
 	op->t_end = bpf_ktime_get_ns();
 	if (op->t_applied == AT_ITS_END)
@@ -711,12 +713,15 @@ static inline void number_end(struct operation *op, u64 inode, u64 known)
 	/*
 	 * The size comes after the number: read before it, a write that ends in
 	 * between would have an earlier number and lie beyond the size, as if this
-	 * operation had cut it off.
+	 * operation had cut it off. Likewise, what a truncate that begins in between
+	 * has cut off is none of a fallocate's doing; so the larger one counts.
 	 */
 	if (known)
 		op->size_end = KNOWN_FIELD(s64, known, OFF_inode_i_size);
 	else
 		op->size_end = inode ? inode_size(inode) : NONE_SIZE;
+	if (op->size_end < before)
+		op->size_end = before;
 }
 
 /* And let it go. */
