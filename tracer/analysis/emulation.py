@@ -105,7 +105,7 @@ class Shortening:
     def until(self, ops: Mapping[str, npt.NDArray[Any]] | Operations) -> U64:
         """When the last of those ended that began before each operation (n,) did, if that is a fallocate: 0, none.
 
-        Where nobody has looked, that is never.
+        Where nobody has looked, one may go on FOREVER.
         """
         ends = sequence_ends(ops)
         if not self.is_known:
