@@ -39,6 +39,7 @@ from tracer.operations import (
     Op,
     Operations,
     among,
+    in_columns,
 )
 from tracer.stored import GROUP_SHIFT, Stored
 
@@ -200,8 +201,7 @@ def resolved(ops: Operations, shortenings_are_known: bool = True) -> Columns:
     """A whole trace, ops (n,) in any order, as rules see it: without steps, with all columns."""
     what = effects(ops, shortenings_are_known)
     derived = {name: getattr(what, field) for name, (field, _) in DERIVED.items()}
-    arrays = {name: ops[name] for name in ops.dtype.names or ()} | derived | {"row": np.arange(len(ops))}
-    return Columns(arrays).take(~what.is_step)
+    return Columns({**in_columns(ops), **derived, "row": np.arange(len(ops))}).take(~what.is_step)
 
 
 @dataclass(frozen=True, slots=True)

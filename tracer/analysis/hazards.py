@@ -18,7 +18,7 @@ from tracer.analysis.findings import Counts as Counts
 from tracer.analysis.overlaps import ended
 from tracer.analysis.rules import Outcome, Rule, RulePairs, Severity, all_rules
 from tracer.errors import Status
-from tracer.operations import OPERATION, Operations
+from tracer.operations import OPERATION, Operations, in_columns
 from tracer.trace import TraceMeta, as_dict
 
 SCHEMA = "eofrace.analysis/1"
@@ -245,7 +245,7 @@ def fold(ops: Operations, rule: Rule, chunks: Iterable[RulePairs]) -> tuple[list
 def folded(ops: Operations, chunks: Iterable[RulePairs]) -> Findings:
     """Pairs that a rule found in ops (n,), told apart by their indices there."""
     found = Findings()
-    columns = Columns({name: ops[name] for name in OPERATION.names or ()} | {"row": np.arange(len(ops))})
+    columns = Columns({**in_columns(ops), "row": np.arange(len(ops))})
     for chunk in chunks:
         found.add(columns.take(chunk.first), columns.take(chunk.second), chunk.outcome)
     return found

@@ -17,17 +17,7 @@ from tracer.report.units import size
 MAX_SENTENCES = 50
 """Hazards that are told one by one; JSON has all of them."""
 
-_ENDINGS = {
-    Outcome.LOST: "data that the second one had acknowledged is gone",
-    Outcome.EXPOSED: "nothing was seen to keep them in order, and nothing was seen to be lost",
-    Outcome.KERNEL_SERIALISED: "the kernel applied them in a safe order",
-}
-
-_UNEXPLAINED = "what happened between may be what the trace lacks"
-"""Of a pair that was not in the kernel together."""
-
-SHORT = "the size then lay below what the second one had acknowledged: somebody truncated the file, or that is lost"
-"""Of a fallocate and a write, where the trace does not tell."""
+FALLOCATE_LABELS = {op.label for op in FALLOCATES}
 
 
 _COUNTS = (Column("rule", left=True), Column("exposed"), Column("kernel-serialised"), Column("lost"))
@@ -60,24 +50,40 @@ def print_hazards(hazards: Sequence[Hazard], console: Console, *, indent: str = 
 def sentence(hazard: Hazard) -> list[str | tuple[str, str]]:
     """A hazard in one sentence about its worst pair, as parts for `rich.text.Text.assemble`."""
     style = {Outcome.LOST: "bold red", Outcome.EXPOSED: "bold yellow"}.get(hazard.outcome, "bold")
-    ending = _ENDINGS[hazard.outcome]
-    if hazard.outcome is Outcome.EXPOSED and (hazard.gap_ns or 0) > 0:
-        ending = _UNEXPLAINED
-    elif is_short(hazard.worst):
-        ending = SHORT
     parts: list[str | tuple[str, str]] = [
         (hazard.outcome.label, style),
-        f" ({hazard.rule}): inode {hazard.ino}: {_together(hazard.worst)}; {ending}.",
+        f" ({hazard.rule}): inode {hazard.ino}: {_together(hazard.worst)}; {_ending(hazard.worst)}.",
     ]
     if hazard.pairs > 1:
         parts.append(f" The worst of {hazard.pairs:,} such pairs{_outcomes(hazard)}.")
     return parts
 
 
+def _ending(pair: Pair) -> str:
+    match pair.outcome:
+        case Outcome.LOST:
+            return "data that the second one had acknowledged is gone"
+        case Outcome.KERNEL_SERIALISED:
+            return "the kernel applied them in a safe order"
+        case _:
+            return exposed_ending(pair)
+
+
+def exposed_ending(pair: Pair) -> str:
+    """What may be said of an exposed pair, no more than was seen."""
+    if (pair.gap_ns or 0) > 0:
+        return "what happened between may be what the trace lacks"
+    if is_short(pair):
+        return (
+            "the size then lay below what the second one had acknowledged: somebody truncated the file, or that is lost"
+        )
+    return "nothing was seen to keep them in order, and nothing was seen to be lost"
+
+
 def is_short(pair: Pair) -> bool:
     """Whether an exposed pair is a fallocate, and a write that was acknowledged, but which the size lies below then."""
     first, second = pair.first, pair.second
-    if pair.outcome is not Outcome.EXPOSED or first["op"] not in {op.label for op in FALLOCATES}:
+    if pair.outcome is not Outcome.EXPOSED or first["op"] not in FALLOCATE_LABELS:
         return False
     if first["flags"] & FALLOC_FL_COLLAPSE_RANGE:  # makes the file shorter, and loses nothing behind
         return False

@@ -17,13 +17,12 @@ from tracer.operations import (
     FALLOC_FL_KEEP_SIZE,
     FALLOC_FL_PUNCH_HOLE,
     FALLOC_FL_ZERO_RANGE,
-    FALLOCATES,
     MARKS,
     WRITES,
     Op,
 )
 from tracer.report.escape import printable
-from tracer.report.hazard_text import SHORT, is_short
+from tracer.report.hazard_text import FALLOCATE_LABELS, exposed_ending
 from tracer.report.html.errnos import errno_name
 from tracer.report.units import size
 
@@ -47,7 +46,6 @@ _FLAGS = (
     (RequestFlag.METADATA, "metadata"),
     (RequestFlag.READ, "read"),
 )
-_FALLOCATES = {op.label for op in FALLOCATES}
 _MARKS = {op.label for op in MARKS}
 _WRITES = {op.label for op in WRITES}
 
@@ -155,7 +153,7 @@ def _begun(row: Row) -> str:
         text += f"; when the kernel took it up, the file's size was {size(seen)}"
     else:
         text += f"; it saw the file's size: {size(seen)}"
-    if row["op"] in _FALLOCATES and not row["flags"] & FALLOC_FL_KEEP_SIZE and end > seen:
+    if row["op"] in FALLOCATE_LABELS and not row["flags"] & FALLOC_FL_KEEP_SIZE and end > seen:
         return f"{text}: its end, {size(end)}, lies beyond it (post-EOF)"
     if row["op"] in _WRITES and end > seen:
         return f"{text}, and it is to end beyond that, at {size(end)}"
@@ -213,12 +211,8 @@ def _ending(pair: Pair) -> str:
             return f"{text}. Lost: data that {second} had acknowledged is gone."
         case Outcome.KERNEL_SERIALISED:
             return f"{text}. Kernel-serialised: the kernel was seen to apply {first} and {second} in a safe order."
-        case _ if (pair.gap_ns or 0) > 0:
-            return f"{text}. Exposed: what happened between may be what the trace lacks."
-        case _ if is_short(pair):
-            return f"{text}. Exposed: {SHORT}."
         case _:
-            return f"{text}. Exposed: nothing was seen to keep them in order, and nothing was seen to be lost."
+            return f"{text}. Exposed: {exposed_ending(pair)}."
 
 
 def phrase(row: Row) -> str:
@@ -229,7 +223,7 @@ def phrase(row: Row) -> str:
 
 
 def _name(row: Row) -> str:
-    if row["op"] not in _FALLOCATES:
+    if row["op"] not in FALLOCATE_LABELS:
         return str(row["op"])
     modes = ", ".join(word for flag, word in _MODES if row["flags"] & flag)
     kind = "fallocate" if row["op"] == Op.FALLOCATE.label else "emulated fallocate"
